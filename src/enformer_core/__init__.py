@@ -1,0 +1,1 @@
+"""The models: Enformer, its ablation switches and what is put on top of it."""

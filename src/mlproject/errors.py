@@ -1,0 +1,8 @@
+"""What a user can do wrong, as one line that says where, what was found and what to do."""
+
+
+class InputError(Exception):
+    """A mistake that the user can fix: shown as one line without a traceback, exit code 2.
+
+    The message names the file, row or option, what was found there, what was expected and what to do.
+    """
