@@ -1,0 +1,93 @@
+"""Which MLflow store a run goes to, made ready once however many processes start at the same time."""
+
+import fcntl
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import unquote
+
+import psutil
+from mlflow import MlflowClient, get_experiment_by_name, set_tracking_uri
+from mlflow.exceptions import MlflowException
+from mlflow.utils.file_utils import path_to_local_sqlite_uri
+
+from mlproject.errors import InputError
+
+_SQLITE = "sqlite:///"
+_DEFAULT = "mlflow.db"
+
+
+def open_store() -> MlflowClient:
+    """A client of the store at MLFLOW_TRACKING_URI, else of `mlflow.db` in the folder the user stands in.
+
+    A sqlite store is made under a file lock: processes that meet on an absent one would break it.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or _SQLITE + _DEFAULT
+    database = _database(uri)
+    if database is not None:
+        uri = path_to_local_sqlite_uri(str(database))
+    set_tracking_uri(uri)
+    client = MlflowClient(uri)
+    if database is None:
+        return client
+    if not database.parent.is_dir():
+        raise InputError(f"MLFLOW_TRACKING_URI: no folder {database.parent} to keep the store in; make it first")
+    with open(database.with_name(database.name + ".lock"), "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        client.search_experiments(max_results=1)
+    return client
+
+
+def experiment_id(client: MlflowClient, name: str) -> str:
+    """The id of the experiment of that name, made if there is none.
+
+    Raises:
+        InputError: it has been deleted and not yet purged.
+    """
+    for _ in range(2):
+        experiment = get_experiment_by_name(name)
+        if experiment is not None:
+            if experiment.lifecycle_stage != "active":
+                raise InputError(
+                    f"the experiment {name!r} is deleted; restore it with "
+                    f"`mlflow experiments restore -x {experiment.experiment_id}` or choose another name"
+                )
+            return experiment.experiment_id
+        try:
+            return client.create_experiment(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was first: look again
+                raise
+    raise InputError(f"the experiment {name!r} can neither be found nor made")
+
+
+def _database(uri: str) -> Path | None:
+    """The absolute path of the file behind a sqlite address, else None.
+
+    `mlflow run` hands a relative address on as it is, but starts the command in the project's folder; it
+    is meant from the folder that `mlflow` itself was started in, which holds the run that it has made.
+    """
+    if not uri.startswith(_SQLITE) or uri == _SQLITE + ":memory:":
+        return None
+    path = Path(unquote(uri[len(_SQLITE) :].partition("?")[0]))
+    run_id = os.environ.get("MLFLOW_RUN_ID")
+    if run_id and not path.is_absolute():
+        for process in psutil.Process().parents():
+            try:
+                candidate = Path(process.cwd(), path)
+            except psutil.Error:
+                break
+            if _holds_run(candidate, run_id):
+                return candidate
+    return path.absolute()
+
+
+def _holds_run(database: Path, run_id: str) -> bool:
+    if not database.is_file():
+        return False
+    try:
+        with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+            return bool(connection.execute("SELECT 1 FROM runs WHERE run_uuid = ?", (run_id,)).fetchone())
+    except sqlite3.Error:
+        return False
