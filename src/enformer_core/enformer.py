@@ -1,0 +1,349 @@
+"""Enformer: trunk plus named heads, with its three ablation switches.
+
+Shapes: B batch, L input positions (bp), T bins of 128 bp, C channels.
+
+    sequence [B, L, 4]                       one-hot A C G T, N is zeros
+      encoding       [B, L, 4 or 3]          one_hot or komlos
+      stem           [B, L/2, C/2]           convolution 15, pointwise block, pooling
+      tower          [B, L/128, C]           six times: convolution 5, pointwise block, pooling
+      transformer    [B, L/128, C]           attention (positions, values) and MLP
+      crop, final    [B, T, 2C]              the embedding
+      heads          {name: [B, T, tracks]}  linear, softplus
+
+Source: Avsec et al. 2021, doi:10.1038/s41592-021-01252-x, and the published Sonnet code.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import sonnet as snt
+import tensorflow as tf
+
+from enformer_core import initial
+from enformer_core.attention import MultiHeadAttention, position_basis
+from enformer_core.dna import komlos
+from enformer_core.heads import TrackHead
+from enformer_core.layers import ZEROS, ConvBlock, Dropout, MaxPool, SoftmaxPool, apply_flat, crop, gelu, linear
+
+BIN_SIZE_BP = 128  # seven poolings by two
+TOWER_BLOCKS = 6
+
+# variant -> (komlos, rotary, rank1)
+_SWITCHES = {
+    "vanilla": (False, False, False),
+    "komlos": (True, False, False),
+    "rope": (False, True, False),
+    "rank1": (False, False, True),
+    "komlos_rope": (True, True, False),
+    "komlos_rank1": (True, False, True),
+    "rope_rank1": (False, True, True),
+    "all": (True, True, True),
+}
+VARIANTS = tuple(_SWITCHES)
+FAMILIES = ("enformer", "ecozoi")
+_CHOICES = {
+    "family": FAMILIES,
+    "encoding": ("one_hot", "komlos"),
+    "positions": ("relative", "rotary", "none"),
+    "values": ("full", "rank1"),
+    "pooling": ("softmax", "max"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class EnformerConfig:
+    """Everything that makes one model; saved beside its weights. The defaults are the published Enformer.
+
+    Raises:
+        ValueError: one line that names the field, what was found and what it takes.
+    """
+
+    heads: Mapping[str, int] = dataclasses.field(default_factory=lambda: {"human": 5313, "mouse": 1643})
+    """Tracks of each head, by name."""
+    sequence_length: int = 196_608
+    """Input in bp: a multiple of 128."""
+    target_length: int | None = 896
+    """Bins of 128 bp that are predicted, the central ones; none crops nothing."""
+    channels: int = 1536
+    """Width C of the trunk; the stem has C/2, the embedding 2C."""
+    num_transformer_layers: int = 11
+    num_heads: int = 8
+    """Attention heads."""
+    key_size: int = 64
+    """Size of a key for each head."""
+    divisible_by: int = 128
+    """Filters of the tower are rounded to a multiple of this."""
+    num_position_features: int = 192
+    """Position features of relative attention: a multiple of 6."""
+    pooling: str = "softmax"
+    """softmax or max."""
+    encoding: str = "one_hot"
+    """one_hot or komlos."""
+    positions: str = "relative"
+    """relative, rotary or none."""
+    values: str = "full"
+    """full, or rank1: values of size 1 for each head."""
+    family: str = "enformer"
+    """enformer, or ecozoi: attention as the published ablation code really built it, with four key/value groups."""
+    dropout_rate: float = 0.4
+    attention_dropout_rate: float = 0.05
+    positional_dropout_rate: float = 0.01
+
+    def __post_init__(self):
+        for field, choices in _CHOICES.items():
+            if getattr(self, field) not in choices:
+                raise ValueError(f"{field} is {getattr(self, field)!r}; it can be {', '.join(choices)}")
+        for field in ("channels", "num_heads", "key_size", "divisible_by", "num_position_features"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} is {getattr(self, field)}; it must be 1 or more")
+        if self.channels % 2 or self.channels % self.num_heads:
+            raise ValueError(f"channels is {self.channels}; it must be a multiple of 2 and of num_heads {self.num_heads}")
+        if self.channels % self.divisible_by:
+            raise ValueError(f"channels is {self.channels}; it must be a multiple of divisible_by {self.divisible_by}")
+        if self.num_position_features % 6:
+            raise ValueError(f"num_position_features is {self.num_position_features}; it must be a multiple of 6")
+        if self.positions == "rotary" and self.attention_key_size % 2:
+            raise ValueError(f"the key size is {self.attention_key_size}; rotary positions need an even one")
+        if self.family == "ecozoi" and (self.num_heads % 4 or self.positions == "relative"):
+            raise ValueError("family ecozoi needs num_heads in fours, and positions rotary or none")
+        check_lengths(self.sequence_length, self.target_length)
+
+    @property
+    def attention_key_size(self) -> int:
+        """Size of a key for each head, as the family builds it."""
+        if self.family == "enformer":
+            return self.key_size
+        if self.values == "full":
+            return self.channels // self.num_heads
+        return 2 if self.positions == "rotary" else 1
+
+    @property
+    def attention_value_size(self) -> int:
+        """Size of a value for each head."""
+        return 1 if self.values == "rank1" else self.channels // self.num_heads
+
+    @property
+    def num_bins(self) -> int:
+        """Bins of the prediction."""
+        return self.sequence_length // BIN_SIZE_BP if self.target_length is None else self.target_length
+
+
+def check_lengths(sequence_length: int, target_length: int | None) -> None:
+    """Refuses an input or target length that the model cannot take.
+
+    Raises:
+        ValueError: one line that says which lengths it can.
+    """
+    bins, rest = divmod(sequence_length, BIN_SIZE_BP)
+    if rest or bins < 1:
+        near = max(1, round(sequence_length / BIN_SIZE_BP)) * BIN_SIZE_BP
+        raise ValueError(f"a sequence of {sequence_length} bp: the model takes multiples of {BIN_SIZE_BP} bp, such as {near}")
+    if target_length is not None and not 1 <= target_length <= bins:
+        raise ValueError(
+            f"a target of {target_length} bins: a sequence of {sequence_length} bp gives 1 to {bins} bins of {BIN_SIZE_BP} bp"
+        )
+
+
+def tower_filters(channels: int, divisible_by: int) -> list[int]:
+    """Filters of the six tower blocks: they grow by one factor from half of channels to channels, then are rounded."""
+    growth = 2 ** (1 / (TOWER_BLOCKS - 1))
+    return [int(np.round(channels // 2 * growth**i / divisible_by) * divisible_by) for i in range(TOWER_BLOCKS)]
+
+
+_SIZES = {
+    "full": {},
+    "quarter": {"channels": 384, "num_position_features": 48},
+    "tiny": {
+        "channels": 96,
+        "num_transformer_layers": 2,
+        "num_heads": 4,
+        "key_size": 16,
+        "divisible_by": 16,
+        "num_position_features": 24,
+        # Of a model this small, dropout takes most of what it could learn in seconds.
+        "dropout_rate": 0.1,
+    },
+}
+PRESETS = tuple(_SIZES)
+
+
+def preset(name: str, **changes) -> EnformerConfig:
+    """The configuration of size `full`, `quarter` (the training notebook's) or `tiny`, with fields changed.
+
+    Raises:
+        ValueError: unknown name, or what `EnformerConfig` refuses.
+    """
+    if name not in _SIZES:
+        raise ValueError(f"preset is {name!r}; it can be {', '.join(PRESETS)}")
+    return EnformerConfig(**{**_SIZES[name], **changes})
+
+
+def variant(config: EnformerConfig, name: str, family: str = "enformer") -> EnformerConfig:
+    """One cell of the 2x2x2 grid: a configuration with its three switches (and family) set.
+
+    In family `ecozoi` the position switch is rotary against none, and pooling is by maximum, as published.
+
+    Raises:
+        ValueError: unknown variant or family.
+    """
+    if name not in _SWITCHES:
+        raise ValueError(f"variant is {name!r}; it can be {', '.join(VARIANTS)}")
+    use_komlos, use_rotary, use_rank1 = _SWITCHES[name]
+    changes = {
+        "family": family,
+        "encoding": "komlos" if use_komlos else "one_hot",
+        "positions": "rotary" if use_rotary else "none" if family == "ecozoi" else "relative",
+        "values": "rank1" if use_rank1 else "full",
+    }
+    if family == "ecozoi":
+        changes["pooling"] = "max"
+    return dataclasses.replace(config, **changes)
+
+
+class Enformer(snt.Module):
+    """The model: `[B, L, 4]` one-hot float32 to `{head: [B, bins, tracks]}` float32.
+
+    Args:
+        config: sizes and switches.
+        seed: initial weights are a function of it and of each variable's name and shape.
+    """
+
+    def __init__(self, config: EnformerConfig, seed: int = 0, name: str = "enformer"):
+        super().__init__(name=name)
+        self.config = config
+        pool = SoftmaxPool if config.pooling == "softmax" else MaxPool
+        self._stem = Stem(config.channels // 2, pool, name="stem")
+        filters = tower_filters(config.channels, config.divisible_by)
+        self._tower = [TowerBlock(size, pool, name=f"tower_{i}") for i, size in enumerate(filters)]
+        self._transformer = [
+            TransformerBlock(config, name=f"transformer_{i}") for i in range(config.num_transformer_layers)
+        ]
+        self._final = ConvBlock(2 * config.channels, 1, name="final")
+        self._final_dropout = Dropout(config.dropout_rate / 8, name="final_dropout")
+        self.heads = {head: TrackHead(tracks, name=f"head_{head}") for head, tracks in config.heads.items()}
+        self(tf.zeros([1, 2 * BIN_SIZE_BP, 4]), is_training=False)  # makes the variables
+        initial.initialize(self, seed)
+
+    def trunk(self, sequence: tf.Tensor, is_training: bool, key: tf.Tensor | None = None) -> tf.Tensor:
+        """The embedding of `[B, L, 4]` one-hot DNA: `[B, bins, 2C]`.
+
+        Args:
+            sequence: any length that is a multiple of 128 bp; N is zeros. Cropped only at the configured length.
+            is_training: dropout on, and BatchNorm by batch statistics (which moves its averages).
+            key: int32 `[2]`, (seed, step): what dropout is drawn from when training.
+        """
+        config = self.config
+        length = sequence.shape[1]
+        check_lengths(length, None)
+        x = komlos(sequence) if config.encoding == "komlos" else sequence
+        x = self._stem(x, is_training)
+        for block in self._tower:
+            x = block(x, is_training)
+        bins = length // BIN_SIZE_BP
+        basis = position_basis(config.positions, bins, config.num_position_features, config.attention_key_size)
+        basis = None if basis is None else tf.constant(basis)
+        for block in self._transformer:
+            x = block(x, basis, is_training, key)
+        x = crop(x, config.target_length if length == config.sequence_length else None)
+        return gelu(self._final_dropout(self._final(x, is_training), is_training, key))
+
+    def __call__(
+        self, sequence: tf.Tensor, is_training: bool, key: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        """Predicted signal of every head: `{head: [B, bins, tracks]}`. Arguments as `trunk`."""
+        embedding = self.trunk(sequence, is_training, key)
+        return {name: head(embedding) for name, head in self.heads.items()}
+
+
+class Stem(snt.Module):
+    """Convolution of width 15, residual pointwise block, pooling: `[B, L, 4 or 3]` to `[B, L/2, filters]`."""
+
+    def __init__(self, filters: int, pool: type, name: str):
+        super().__init__(name=name)
+        self._conv = snt.Conv1D(filters, 15, w_init=ZEROS, name="conv")
+        self._pointwise = ConvBlock(filters, 1, name="pointwise_block")
+        self._pool = pool()
+
+    def __call__(self, x: tf.Tensor, is_training: bool) -> tf.Tensor:
+        x = self._conv(x)
+        return self._pool(x + self._pointwise(x, is_training))
+
+
+class TowerBlock(snt.Module):
+    """Convolution block of width 5, residual pointwise block, pooling: `[B, L, C]` to `[B, L/2, filters]`."""
+
+    def __init__(self, filters: int, pool: type, name: str):
+        super().__init__(name=name)
+        self._conv = ConvBlock(filters, 5, name="conv_block")
+        self._pointwise = ConvBlock(filters, 1, name="pointwise_block")
+        self._pool = pool()
+
+    def __call__(self, x: tf.Tensor, is_training: bool) -> tf.Tensor:
+        x = self._conv(x, is_training)
+        return self._pool(x + self._pointwise(x, is_training))
+
+
+class TransformerBlock(snt.Module):
+    """Attention and a two-layer MLP, each normalised before and added after: `[B, T, C]` to the same shape."""
+
+    def __init__(self, config: EnformerConfig, name: str):
+        super().__init__(name=name)
+        ecozoi = config.family == "ecozoi"
+        self._attention_norm = _layer_norm("attention_norm")
+        self._attention = MultiHeadAttention(
+            channels=config.channels,
+            num_heads=config.num_heads,
+            key_size=config.attention_key_size,
+            value_size=config.attention_value_size,
+            num_groups=4 if ecozoi else config.num_heads,
+            positions=config.positions,
+            with_bias=ecozoi,
+            dropout_rate=0.0 if ecozoi else config.attention_dropout_rate,
+            positional_dropout_rate=config.positional_dropout_rate,
+            # The name chooses the initial weights: ecozoi's are those of plain linear layers.
+            name="grouped_attention" if ecozoi else "attention",
+        )
+        self._attention_dropout = Dropout(config.dropout_rate, name="attention_dropout")
+        self._mlp_norm = _layer_norm("mlp_norm")
+        self._mlp_in = linear(2 * config.channels, name="mlp_in")
+        self._mlp_in_dropout = Dropout(config.dropout_rate, name="mlp_in_dropout")
+        self._mlp_out = linear(config.channels, name="mlp_out")
+        self._mlp_out_dropout = Dropout(config.dropout_rate, name="mlp_out_dropout")
+
+    def __call__(
+        self, x: tf.Tensor, basis: tf.Tensor | None, is_training: bool, key: tf.Tensor | None
+    ) -> tf.Tensor:
+        attended = self._attention(self._attention_norm(x), basis, is_training, key)
+        x += self._attention_dropout(attended, is_training, key)
+        hidden = self._mlp_in_dropout(apply_flat(self._mlp_in, self._mlp_norm(x)), is_training, key)
+        hidden = apply_flat(self._mlp_out, tf.nn.relu(hidden))
+        return x + self._mlp_out_dropout(hidden, is_training, key)
+
+
+def contribution_scores(
+    model: Enformer, sequence: tf.Tensor, target_mask: np.ndarray | tf.Tensor, head: str
+) -> tf.Tensor:
+    """Gradient x input of the masked mean prediction: how much each base contributes to chosen bins and tracks.
+
+    Args:
+        model: predicts with `is_training=False`.
+        sequence: `[L, 4]` one-hot float32; N is zeros and scores 0.
+        target_mask: `[bins, tracks]`, non-negative weights, not all zero; the prediction is averaged with them.
+        head: name of the head.
+
+    Returns:
+        `[L]` float32, as `contribution_input_grad` of the published code.
+    """
+    sequence = tf.convert_to_tensor(sequence)[tf.newaxis]
+    target_mask = tf.cast(target_mask, tf.float32)
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(sequence)
+        prediction = model(sequence, is_training=False)[head][0]
+        score = tf.reduce_sum(target_mask * prediction) / tf.reduce_sum(target_mask)
+    return tf.reduce_sum(tape.gradient(score, sequence) * sequence, axis=-1)[0]
+
+
+def _layer_norm(name: str) -> snt.LayerNorm:
+    return snt.LayerNorm(axis=-1, create_scale=True, create_offset=True, name=name)
+
