@@ -1,0 +1,210 @@
+"""The container format: ZLIB-compressed TFRecord files of `tf.train.Example`, without TensorFlow.
+
+A file is one ZLIB stream of frames. A frame is: length (uint64), masked CRC-32C of the length (uint32), that many
+bytes, masked CRC-32C of the bytes (uint32), all little-endian
+(https://www.tensorflow.org/tutorials/load_data/tfrecord). Worker processes of a build write these without loading
+TensorFlow, and a reader can tell a file that was cut from one that ended: the ZLIB trailer holds the length's end
+and an Adler-32 sum of all bytes, and TensorFlow's own reader takes a missing trailer for the end of the data.
+"""
+
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from mlproject.errors import InputError
+
+_CHUNK = 1 << 20
+_POLYNOMIAL = 0x82F63B78  # CRC-32C (Castagnoli), bits reversed
+
+
+def _table() -> np.ndarray:
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = (table >> np.uint32(1)) ^ (np.uint32(_POLYNOMIAL) * (table & np.uint32(1)))
+    return table
+
+
+_TABLE = _table()
+_BITS = np.arange(32, dtype=np.uint32)
+
+
+def _apply(columns: np.ndarray, states: np.ndarray) -> np.ndarray:
+    """A linear map on 32-bit states, given by its images of the 32 single bits."""
+    bits = (states[:, None] >> _BITS) & np.uint32(1)
+    return np.bitwise_xor.reduce(bits * columns, axis=1)
+
+
+@lru_cache(maxsize=64)
+def _zeros(power: int) -> np.ndarray:
+    """What 2**power zero bytes do to each single bit of a CRC state."""
+    if power == 0:
+        bits = np.uint32(1) << _BITS
+        return (bits >> np.uint32(8)) ^ _TABLE[bits & np.uint32(0xFF)]
+    half = _zeros(power - 1)
+    return _apply(half, half)
+
+
+def crc32c(data: bytes) -> int:
+    """CRC-32C of at least four bytes.
+
+    Stripes of the data are summed side by side and joined two by two, since the sum of a joined pair is the left
+    sum moved past the right stripe's length, plus the right sum.
+    """
+    assert len(data) >= 4
+    power = max(0, (len(data).bit_length() - 1) // 2)
+    stripe = 1 << power
+    stripes = 1 << max(0, (-(-len(data) // stripe) - 1).bit_length())
+    padded = np.zeros(stripe * stripes, np.uint8)  # zeros in front leave a zero state as it is
+    padded[-len(data) :] = np.frombuffer(data, np.uint8)
+    padded[padded.size - len(data) :][:4] ^= 0xFF  # the same as starting from a state of all ones
+    states = np.zeros(stripes, np.uint32)
+    for column in np.ascontiguousarray(padded.reshape(stripes, stripe).T):
+        states = (states >> np.uint32(8)) ^ _TABLE[(states ^ column) & np.uint32(0xFF)]
+    while len(states) > 1:
+        states = _apply(_zeros(power), states[0::2]) ^ states[1::2]
+        power += 1
+    return int(states[0]) ^ 0xFFFFFFFF
+
+
+def masked_crc32c(data: bytes) -> int:
+    """CRC-32C as TFRecord files store it: rotated and moved by a constant."""
+    crc = crc32c(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    return bytes([number << 3 | 2]) + _varint(len(payload)) + payload
+
+
+def encode_example(features: dict[str, bytes]) -> bytes:
+    """A serialized `tf.train.Example` with one bytes value per feature, in the order given."""
+    entries = b"".join(
+        _field(1, _field(1, name.encode()) + _field(2, _field(1, _field(1, value))))
+        for name, value in features.items()
+    )
+    return _field(1, entries)
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    at = 0
+    while at < len(data):
+        key, at = _read_varint(data, at)
+        if key & 7 != 2:
+            raise ValueError("unexpected wire type")
+        size, at = _read_varint(data, at)
+        if at + size > len(data):
+            raise ValueError("a field leaves its message")
+        yield key >> 3, data[at : at + size]
+        at += size
+
+
+def _read_varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if at >= len(data) or shift > 63:
+            raise ValueError("an unfinished number")
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+
+
+def decode_example(record: bytes) -> dict[str, memoryview]:
+    """The bytes features of a serialized `tf.train.Example`: name to its (only) value, without copying.
+
+    Raises:
+      ValueError: this is not such a message.
+    """
+    features: dict[str, memoryview] = {}
+    for _, entries in _fields(memoryview(record)):
+        for _, entry in _fields(entries):
+            parts = dict(_fields(entry))
+            values = [value for _, kind in _fields(parts[2]) for _, value in _fields(kind)]
+            if len(values) != 1:
+                raise ValueError("a feature does not hold one value")
+            features[bytes(parts[1]).decode()] = values[0]
+    return features
+
+
+def write_records(path: str | os.PathLike, records: Iterable[bytes]) -> int:
+    """Write a compressed TFRecord file, flushed to disk; returns how many records it holds."""
+    count = 0
+    compressor = zlib.compressobj()
+    with open(path, "wb") as file:
+        for record in records:
+            length = struct.pack("<Q", len(record))
+            file.write(compressor.compress(length + struct.pack("<I", masked_crc32c(length))))
+            file.write(compressor.compress(record))
+            file.write(compressor.compress(struct.pack("<I", masked_crc32c(record))))
+            count += 1
+        file.write(compressor.flush())
+        file.flush()
+        os.fsync(file.fileno())
+    return count
+
+
+def read_records(path: str | os.PathLike, check: bool = False) -> Iterator[bytes]:
+    """The records of a compressed TFRecord file, one at a time.
+
+    Every byte is covered by the ZLIB stream's own sum, which is compared at its end; `check=True` also compares the
+    CRC-32C of each record.
+
+    Raises:
+      InputError: the file is absent, empty, cut short anywhere, or damaged; names the file.
+    """
+
+    def damaged(what: str) -> InputError:
+        return InputError(f"{path}: is truncated or corrupt ({what}); copy it again or rebuild the dataset.")
+
+    decompressor = zlib.decompressobj()
+    buffer = bytearray()
+    number = 0
+    try:
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise damaged("the file is empty")
+            while not decompressor.eof:
+                chunk = decompressor.unconsumed_tail or file.read(_CHUNK)
+                piece = decompressor.decompress(chunk, 8 * _CHUNK)
+                if not chunk and not piece and not decompressor.eof:
+                    raise damaged("the ZLIB stream has no end")
+                buffer += piece
+                at = 0
+                while len(buffer) - at >= 12:
+                    length, header_crc = struct.unpack_from("<QI", buffer, at)
+                    if masked_crc32c(bytes(buffer[at : at + 8])) != header_crc:
+                        raise damaged(f"record {number} has a wrong header")
+                    if len(buffer) - at < length + 16:
+                        break
+                    record = bytes(memoryview(buffer)[at + 12 : at + 12 + length])
+                    (crc,) = struct.unpack_from("<I", buffer, at + 12 + length)
+                    if check and masked_crc32c(record) != crc:
+                        raise damaged(f"record {number} has a wrong checksum")
+                    yield record
+                    number += 1
+                    at += length + 16
+                if at:
+                    del buffer[:at]
+            if buffer:
+                raise damaged(f"it ends inside record {number}")
+            if decompressor.unused_data or file.read(1):
+                raise damaged("bytes follow the end of the ZLIB stream")
+    except zlib.error as error:
+        raise damaged(str(error)) from None
+    except OSError as error:
+        raise InputError(f"{Path(path)}: cannot be read ({error.strerror}).") from None
