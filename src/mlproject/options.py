@@ -21,7 +21,13 @@ from mlproject.errors import InputError
 
 T = TypeVar("T")
 
-_WORDS_FOR_TYPES = {str: "a word", int: "a whole number", float: "a number", Path: "a path", bool: "true or false"}
+_WORDS_FOR_TYPES = {
+    str: "a word",
+    int: "a whole number",
+    float: "a number",
+    Path: "a path",
+    bool: "true or false",
+}
 
 
 def parse(options_class: type[T], argv: Sequence[str], *, program: str = "") -> T:
@@ -30,7 +36,7 @@ def parse(options_class: type[T], argv: Sequence[str], *, program: str = "") -> 
     `-h` or `--help` prints the help page and raises SystemExit(0).
 
     Raises:
-        InputError: an option that does not exist, is given twice or has no value, or a word of the wrong type.
+        InputError: an option that does not exist, is given twice or has no value, or a wrong word.
     """
     if any(word in ("-h", "--help") for word in argv):
         _print_help(options_class, program)

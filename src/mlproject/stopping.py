@@ -27,7 +27,7 @@ def received() -> int | None:
 
 @contextmanager
 def deferred() -> Iterator[Callable[[], bool]]:
-    """Yields `should_stop`; inside the block a first signal is only noted, so that a checkpoint can be written.
+    """Yields `should_stop`; in the block a first signal is only noted, so that a checkpoint can be written.
 
     The code inside polls `should_stop()`, saves what it must and raises `Stopped`. When the block ends
     with a signal noted and nothing raised, `Stopped` is raised here. A second signal does not wait.
@@ -44,7 +44,7 @@ def deferred() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Turns SIGTERM and SIGINT into `Stopped` while the block runs; the handlers before it come back after."""
+    """Turns SIGTERM and SIGINT into `Stopped` while the block runs; then the old handlers come back."""
     global _received
     _received = None
     owner = os.getpid()
@@ -56,7 +56,9 @@ def listening() -> Iterator[None]:
         again = _received is not None
         _received = _received or number
         if _depth and not again:
-            print(f"{_name(number)}: stopping at the next safe step; send it again to stop now", file=sys.stderr)
+            print(
+                f"{_name(number)}: stopping at the next safe step; send it again to stop now", file=sys.stderr
+            )
         else:
             raise Stopped(_name(number))
 

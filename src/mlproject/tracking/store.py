@@ -1,6 +1,7 @@
 """Which MLflow store a run goes to, made ready once however many processes start at the same time."""
 
 import fcntl
+import logging
 import os
 import sqlite3
 from contextlib import closing
@@ -27,12 +28,16 @@ def open_store() -> MlflowClient:
     database = _database(uri)
     if database is not None:
         uri = path_to_local_sqlite_uri(str(database))
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # two lines for each new store
     set_tracking_uri(uri)
     client = MlflowClient(uri)
     if database is None:
         return client
     if not database.parent.is_dir():
-        raise InputError(f"MLFLOW_TRACKING_URI: no folder {database.parent} to keep the store in; make it first")
+        raise InputError(
+            f"MLFLOW_TRACKING_URI: no folder {database.parent} to keep the store in; make it first"
+        )
     with open(database.with_name(database.name + ".lock"), "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         client.search_experiments(max_results=1)
@@ -60,6 +65,12 @@ def experiment_id(client: MlflowClient, name: str) -> str:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was first: look again
                 raise
     raise InputError(f"the experiment {name!r} can neither be found nor made")
+
+
+def ui_address(client: MlflowClient) -> str:
+    """Where the UI answers: the tracking server, else what `mlflow ui` prints for a local store."""
+    uri = client.tracking_uri
+    return uri.rstrip("/") if uri.startswith(("http://", "https://")) else "http://127.0.0.1:5000"
 
 
 def _database(uri: str) -> Path | None:

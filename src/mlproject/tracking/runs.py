@@ -1,0 +1,417 @@
+"""Runs in MLflow: the run of a command, its child runs, and a frame of many.
+
+A command's run is adopted from `mlflow run` where there is one; children are found again by their key, so
+that the same command resumes what an earlier one left.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import Run as MlflowRun
+from mlflow.tracking.context.registry import resolve_tags
+
+from mlproject.errors import InputError, Stopped
+from mlproject.options import as_words
+from mlproject.tracking import store
+from mlproject.tracking.models import Shape, log_saved_model
+
+PARENT = "mlflow.parentRunId"
+FAILURE = "failure"  # tag: why a run FAILED, in one line
+RESUMABLE = "resumable"  # tag: the run was stopped and the same command continues it
+CONTINUED_IN = "continued_in"  # tag: the run of a later command that took over this one's children
+
+_MAX_PARAM = 6000  # characters; MLflow cuts longer ones without a word
+_MAX_REASON = 500
+_BATCH = 1000  # metrics that one log_batch takes
+_FLUSH_SECONDS = 5.0
+_GIVEN_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")  # the names that MLflow makes up
+
+
+@contextmanager
+def start_run(command: str, options: Any) -> Iterator["Run"]:
+    """The tracked run of one command: the run that `mlflow run` has made, else a new one.
+
+    `options`, a dataclass instance, is kept as `options.json` and as parameters, except those that MLflow has
+    logged already as raw words. Its field `experiment` names the experiment, unless MLflow was told one.
+    The run ends FINISHED; FAILED with the tag `failure` after an exception or `fail()`; KILLED with the
+    tag `resumable` after `Stopped` or Ctrl-C.
+    """
+    client = store.open_store()
+    wanted = getattr(options, "experiment", None) or command
+    adopted = os.environ.get("MLFLOW_RUN_ID")
+    if adopted:
+        run = Run(client, client.get_run(adopted))
+        os.environ.pop("MLFLOW_RUN_ID")  # left in place it would become the run of whatever starts next
+        _say_other_experiment(client, run, wanted)
+        if _GIVEN_NAME.fullmatch(run.name):
+            run.rename(f"{command} {run.id[:6]}")
+    else:
+        experiment = os.environ.get("MLFLOW_EXPERIMENT_ID") or store.experiment_id(
+            client, os.environ.get("MLFLOW_EXPERIMENT_NAME") or wanted
+        )
+        run = Run(client, client.create_run(experiment, tags=dict(resolve_tags())))
+        run.rename(f"{command} {run.id[:6]}")
+    run.tag({"command": command})
+    run._log_params(as_words(options))
+    run.keep_text("options.json", json.dumps(dataclasses.asdict(options), indent=2, default=str) + "\n")
+    with run._ending():
+        yield run
+
+
+def refuse_run(reason: str) -> None:
+    """Ends the run that `mlflow run` has made, if there is one, as FAILED for `reason`."""
+    run_id = os.environ.pop("MLFLOW_RUN_ID", None)
+    if run_id:
+        client = store.open_store()
+        run = Run(client, client.get_run(run_id))
+        run.fail(reason)
+        run._end()
+
+
+def read_runs(
+    experiment: str | None = None, *, grid: str | None = None, where: str = "", finished: bool = False
+) -> pd.DataFrame:
+    """Every run, one row each, newest first; however many there are.
+
+    Args:
+        experiment: name of an experiment; all of them by default.
+        grid: only runs whose tag `grid` is this.
+        where: a filter in MLflow's language, added to the others.
+        finished: only runs that ended FINISHED.
+
+    Returns:
+        Columns run_id, name, status, experiment_id, parent, start_time, end_time (UTC), then one for each
+        parameter (`params.NAME`, words), tag (`tags.NAME`) and latest metric (`metrics.NAME`, float).
+    """
+    client = store.open_store()
+    if experiment is None:
+        experiments = [found.experiment_id for found in _pages(client.search_experiments)]
+    else:
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            raise InputError(f"no experiment {experiment!r} in the store")
+        experiments = [found.experiment_id]
+    filters = [where] if where else []
+    filters += [_equals("grid", grid)] if grid is not None else []
+    filters += ["attributes.status = 'FINISHED'"] if finished else []
+    rows = [
+        _row(run)
+        for run in _pages(
+            client.search_runs,
+            experiment_ids=experiments,
+            filter_string=" AND ".join(filters),
+            order_by=["attributes.start_time DESC"],
+        )
+    ]
+    first = ["run_id", "name", "status", "experiment_id", "parent", "start_time", "end_time"]
+    frame = pd.DataFrame(rows)
+    rest = sorted(set(frame.columns) - set(first))
+    return frame.reindex(columns=first + rest)
+
+
+class Run:
+    """One run in the store: numbers, words, files and child runs go in, and can be read back."""
+
+    def __init__(self, client: MlflowClient, run: MlflowRun, *, done: bool = False) -> None:
+        self.id: str = run.info.run_id
+        self.experiment_id: str = run.info.experiment_id
+        self.name: str = run.info.run_name
+        self.done = done
+        """Whether this is a child that an earlier command has finished: there is nothing left to do."""
+        self._client = client
+        self._tags: dict[str, str] = dict(run.data.tags)
+        self._known_params = set(run.data.params)
+        self._last_step: dict[str, int] = {}
+        self._buffer: list[Metric] = []
+        self._flushed_at = time.monotonic()
+        self._dropped: set[str] = set()
+        self._outcome = "FINISHED"
+        self._settled: set[str] = set()
+
+    # -- numbers
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds a point to each series. Points are sent in batches: `flush()` before a checkpoint is saved.
+
+        A resumed child repeats steps that an earlier process has logged: those points are dropped. So is
+        what is not finite (MLflow would store infinity as 1.8e308): the tag `not_finite` names its series.
+        """
+        now = int(time.time() * 1000)
+        for name, value in metrics.items():
+            key = _metric_name(name)
+            if step <= self._last_step.get(key, -1):
+                continue
+            if not math.isfinite(value):
+                self._dropped.add(key)
+                continue
+            self._last_step[key] = step
+            self._buffer.append(Metric(key, float(value), now, step))
+        if len(self._buffer) >= _BATCH or time.monotonic() - self._flushed_at > _FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Sends every point that is still in memory."""
+        while self._buffer:
+            self._client.log_batch(self.id, metrics=self._buffer[:_BATCH])
+            del self._buffer[:_BATCH]
+        self._flushed_at = time.monotonic()
+        named = ", ".join(sorted(self._dropped))
+        if named and self._tags.get("not_finite") != named:
+            self.tag({"not_finite": named})
+
+    def summarize(self, metrics: Mapping[str, float]) -> None:
+        """Sets final numbers, without a step: the UI draws bars of them. Others are named in a tag."""
+        now = int(time.time() * 1000)
+        for name, value in metrics.items():
+            key = _metric_name(name)
+            if math.isfinite(value):
+                self._buffer.append(Metric(key, float(value), now, 0))
+            else:
+                self._dropped.add(key)
+        self.flush()
+
+    def metrics(self) -> dict[str, float]:
+        """The latest value of each metric, read back from the store."""
+        self.flush()
+        return dict(self._client.get_run(self.id).data.metrics)
+
+    # -- words
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Sets tags."""
+        self._tags.update(tags)
+        self._client.log_batch(self.id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def rename(self, name: str) -> None:
+        """Changes the name that the UI shows."""
+        self._client.update_run(self.id, name=name)
+        self.name = name
+
+    def fail(self, reason: str) -> None:
+        """Makes the run end as FAILED, and keeps the first line of `reason` in the tag `failure`."""
+        self._outcome = "FAILED"
+        self.tag({FAILURE: _one_line(reason)})
+
+    def use_dataset(self, *, name: str, digest: str, source: str, context: str) -> None:
+        """Names the data that went in: the UI lists it beside the run.
+
+        Args:
+            name: what people call it.
+            digest: a hash of what is in it, at most 36 characters.
+            source: the folder or address it was read from.
+            context: what it was used for, such as `training`.
+        """
+        dataset = Dataset(name, digest[:36], "local", json.dumps({"uri": source}))
+        tags = [InputTag("mlflow.data.context", context)]
+        self._client.log_inputs(self.id, datasets=[DatasetInput(dataset, tags)])
+
+    # -- files
+
+    def keep(self, path: Path, folder: str = "") -> None:
+        """Keeps a file, or the whole of a folder under its name, as an artifact."""
+        path = Path(path)
+        if path.is_dir():
+            self._client.log_artifacts(self.id, str(path), f"{folder}/{path.name}".lstrip("/"))
+        else:
+            self._client.log_artifact(self.id, str(path), folder or None)
+
+    def keep_text(self, name: str, text: str) -> None:
+        """Keeps `text` as the artifact `name`, which may have folders in it."""
+        self._client.log_text(self.id, text, name)
+
+    def keep_table(self, name: str, frame: pd.DataFrame) -> None:
+        """Keeps a table three times: `NAME.json` for the UI, which pages it, and `.csv` and `.parquet`."""
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            frame.to_csv(f"{target}.csv", index=False)
+            frame.to_parquet(f"{target}.parquet", index=False)
+            # what MLflow's log_table writes, which would add to the table of an earlier try instead
+            frame.to_json(f"{target}.json", orient="split", index=False)
+            self._client.log_artifacts(self.id, folder)
+        listed = json.loads(self._tags.get("mlflow.loggedArtifacts", "[]"))
+        entry = {"path": f"{name}.json", "type": "table"}
+        if entry not in listed:
+            self.tag({"mlflow.loggedArtifacts": json.dumps([*listed, entry])})
+
+    def table(self, name: str) -> pd.DataFrame:
+        """The table that `keep_table` kept under `name`."""
+        with tempfile.TemporaryDirectory() as folder:
+            return pd.read_parquet(self._client.download_artifacts(self.id, f"{name}.parquet", folder))
+
+    def log_model(
+        self, saved_model: Path, *, name: str, input_shape: Shape, output_shapes: Mapping[str, Shape]
+    ) -> str:
+        """Logs a TensorFlow SavedModel as an MLflow model of this run, and returns its address.
+
+        Args:
+            saved_model: folder; its serving signature takes `sequence`, float32.
+            name: what the UI calls it.
+            input_shape: of `sequence`, -1 for a size that is open: (-1, 8192, 4).
+            output_shapes: the shape of each head's answer by name.
+        """
+        self.flush()
+        return log_saved_model(
+            self._client,
+            self._client.get_run(self.id),
+            saved_model,
+            name=name,
+            input_shape=input_shape,
+            output_shapes=output_shapes,
+        )
+
+    # -- children
+
+    @contextmanager
+    def child(self, name: str, *, key: Mapping[str, str], params: Mapping[str, object]) -> Iterator["Run"]:
+        """A run under this one, which the same key finds again.
+
+        Where the experiment has a run with all the tags of `key`, that one moves under this run: a
+        finished one comes back with `done` set, another is continued. The run that it was under is told so,
+        and ended if its process had no time to do that itself; the caller sees to it that no other process
+        runs the same grid.
+        The child ends FINISHED; FAILED with the tag `failure`; or KILLED with the tag `resumable`.
+        """
+        found = self._find(key)
+        if found is None:
+            tags = {**resolve_tags(), **key, PARENT: self.id}
+            child = Run(self._client, self._client.create_run(self.experiment_id, tags=tags, run_name=name))
+        else:
+            child = Run(self._client, found, done=found.info.status == "FINISHED")
+            self._take_over(child)
+            if not child.done:
+                child._reopen(found)
+        if child.done:
+            yield child
+            return
+        child._log_params({key: str(value) for key, value in params.items()})
+        with child._ending():
+            yield child
+
+    def link(self) -> str:
+        """The address of this run's page in the UI."""
+        return f"{store.ui_address(self._client)}/#/experiments/{self.experiment_id}/runs/{self.id}"
+
+    # -- inside
+
+    def _find(self, key: Mapping[str, str]) -> MlflowRun | None:
+        runs = self._client.search_runs(
+            [self.experiment_id],
+            " AND ".join(_equals(name, value) for name, value in key.items()),
+            order_by=["attributes.start_time DESC"],
+        )
+        return min(runs, key=lambda run: run.info.status != "FINISHED", default=None)
+
+    def _take_over(self, child: "Run") -> None:
+        before = child._tags.get(PARENT)
+        if before == self.id:
+            return
+        child.tag({PARENT: self.id})
+        if before is None or before in self._settled:
+            return
+        self._settled.add(before)
+        old = self._client.get_run(before)
+        self._client.set_tag(before, CONTINUED_IN, self.id)
+        if old.info.status == "RUNNING":
+            self._client.set_terminated(before, "KILLED")
+
+    def _reopen(self, found: MlflowRun) -> None:
+        for name in (FAILURE, RESUMABLE):
+            if name in self._tags:
+                self._client.delete_tag(self.id, name)
+        self._client.update_run(self.id, status="RUNNING")
+        for key in found.data.metrics:
+            history = self._client.get_metric_history(self.id, key)
+            self._last_step[key] = max(point.step for point in history)
+
+    def _log_params(self, params: Mapping[str, str]) -> None:
+        new = [
+            Param(key, value)
+            for key, value in params.items()
+            if key not in self._known_params and len(value) <= _MAX_PARAM
+        ]
+        for start in range(0, len(new), 100):  # what one log_batch takes
+            self._client.log_batch(self.id, params=new[start : start + 100])
+        self._known_params.update(param.key for param in new)
+
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        try:
+            yield
+        except (Stopped, KeyboardInterrupt):
+            self._outcome = "KILLED"
+            self._end({RESUMABLE: "true"})
+            raise
+        except BaseException as error:
+            self._outcome = "FAILED"
+            self._end({FAILURE: _one_line(f"{error}" if isinstance(error, InputError) else repr(error))})
+            raise
+        self._end()
+
+    def _end(self, tags: Mapping[str, str] | None = None) -> None:
+        self.flush()
+        if tags:
+            self.tag(tags)
+        self._client.set_terminated(self.id, self._outcome)
+
+
+def _say_other_experiment(client: MlflowClient, run: Run, wanted: str) -> None:
+    name = client.get_experiment(run.experiment_id).name
+    if name not in (wanted, "Default"):
+        print(
+            f"the run stays in the experiment {name!r} that MLflow chose, not {wanted!r}; "
+            f"`mlflow run --experiment-name {wanted}` chooses another",
+            file=sys.stderr,
+        )
+
+
+def _row(run: MlflowRun) -> dict[str, object]:
+    return {
+        "run_id": run.info.run_id,
+        "name": run.info.run_name,
+        "status": run.info.status,
+        "experiment_id": run.info.experiment_id,
+        "parent": run.data.tags.get(PARENT),
+        "start_time": pd.Timestamp(run.info.start_time, unit="ms", tz="UTC"),
+        "end_time": pd.Timestamp(run.info.end_time, unit="ms", tz="UTC") if run.info.end_time else pd.NaT,
+        **{f"params.{key}": value for key, value in run.data.params.items()},
+        **{f"tags.{key}": value for key, value in run.data.tags.items() if not key.startswith("mlflow.")},
+        **{f"metrics.{key}": value for key, value in run.data.metrics.items()},
+    }
+
+
+def _pages(search: Any, **arguments: Any) -> Iterator[Any]:
+    token = None
+    while True:
+        page = search(**arguments, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _equals(tag: str, value: str) -> str:
+    quote = '"' if "'" in value else "'"
+    return f"tags.`{tag}` = {quote}{value}{quote}"
+
+
+def _metric_name(name: str) -> str:
+    """`name` with what MLflow refuses in the name of a metric replaced by `_`."""
+    return re.sub(r"[^\w\-./: ]", "_", name)
+
+
+def _one_line(text: str) -> str:
+    return (text.strip().splitlines() or ["no reason given"])[0][:_MAX_REASON]
