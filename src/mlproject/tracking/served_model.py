@@ -1,14 +1,9 @@
 """What `mlflow.pyfunc.load_model` runs: copied into each logged model, so it imports nothing of mlproject."""
 
-import warnings
-
 import numpy as np
 import tensorflow as tf
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
-
-# it wants type hints to make a signature from, and the model has one
-warnings.filterwarnings("ignore", "(?s).*Add type hints to the `predict` method", UserWarning)
 
 
 class ServedModel(PythonModel):
@@ -19,7 +14,7 @@ class ServedModel(PythonModel):
         self._call = self._module.signatures["serving_default"]
         (self._input,) = self._call.structured_input_signature[1]
 
-    def predict(self, context, model_input, params=None):
+    def predict(self, context, model_input: np.ndarray, params=None):
         """One array for a model with one head, else an array by name; sequences `[B, L, 4]`, one-hot."""
         if isinstance(model_input, dict):
             (model_input,) = model_input.values()
