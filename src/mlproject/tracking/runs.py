@@ -131,7 +131,7 @@ class Run:
         self.name: str = run.info.run_name
         self.done = done
         """Whether this is a child that an earlier command has finished: there is nothing left to do."""
-        self._client = client
+        self.client = client
         self._tags: dict[str, str] = dict(run.data.tags)
         self._known_params = set(run.data.params)
         self._last_step: dict[str, int] = {}
@@ -165,7 +165,7 @@ class Run:
     def flush(self) -> None:
         """Sends every point that is still in memory."""
         while self._buffer:
-            self._client.log_batch(self.id, metrics=self._buffer[:_BATCH])
+            self.client.log_batch(self.id, metrics=self._buffer[:_BATCH])
             del self._buffer[:_BATCH]
         self._flushed_at = time.monotonic()
         named = ", ".join(sorted(self._dropped))
@@ -186,18 +186,18 @@ class Run:
     def metrics(self) -> dict[str, float]:
         """The latest value of each metric, read back from the store."""
         self.flush()
-        return dict(self._client.get_run(self.id).data.metrics)
+        return dict(self.client.get_run(self.id).data.metrics)
 
     # -- words
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Sets tags."""
         self._tags.update(tags)
-        self._client.log_batch(self.id, tags=[RunTag(key, value) for key, value in tags.items()])
+        self.client.log_batch(self.id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def rename(self, name: str) -> None:
         """Changes the name that the UI shows."""
-        self._client.update_run(self.id, name=name)
+        self.client.update_run(self.id, name=name)
         self.name = name
 
     def fail(self, reason: str) -> None:
@@ -216,7 +216,7 @@ class Run:
         """
         dataset = Dataset(name, digest[:36], "local", json.dumps({"uri": source}))
         tags = [InputTag("mlflow.data.context", context)]
-        self._client.log_inputs(self.id, datasets=[DatasetInput(dataset, tags)])
+        self.client.log_inputs(self.id, datasets=[DatasetInput(dataset, tags)])
 
     # -- files
 
@@ -224,13 +224,13 @@ class Run:
         """Keeps a file, or the whole of a folder under its name, as an artifact."""
         path = Path(path)
         if path.is_dir():
-            self._client.log_artifacts(self.id, str(path), f"{folder}/{path.name}".lstrip("/"))
+            self.client.log_artifacts(self.id, str(path), f"{folder}/{path.name}".lstrip("/"))
         else:
-            self._client.log_artifact(self.id, str(path), folder or None)
+            self.client.log_artifact(self.id, str(path), folder or None)
 
     def keep_text(self, name: str, text: str) -> None:
         """Keeps `text` as the artifact `name`, which may have folders in it."""
-        self._client.log_text(self.id, text, name)
+        self.client.log_text(self.id, text, name)
 
     def keep_table(self, name: str, frame: pd.DataFrame) -> None:
         """Keeps a table three times: `NAME.json` for the UI, which pages it, and `.csv` and `.parquet`."""
@@ -241,7 +241,7 @@ class Run:
             frame.to_parquet(f"{target}.parquet", index=False)
             # what MLflow's log_table writes, which would add to the table of an earlier try instead
             frame.to_json(f"{target}.json", orient="split", index=False)
-            self._client.log_artifacts(self.id, folder)
+            self.client.log_artifacts(self.id, folder)
         listed = json.loads(self._tags.get("mlflow.loggedArtifacts", "[]"))
         entry = {"path": f"{name}.json", "type": "table"}
         if entry not in listed:
@@ -250,7 +250,7 @@ class Run:
     def table(self, name: str) -> pd.DataFrame:
         """The table that `keep_table` kept under `name`."""
         with tempfile.TemporaryDirectory() as folder:
-            return pd.read_parquet(self._client.download_artifacts(self.id, f"{name}.parquet", folder))
+            return pd.read_parquet(self.client.download_artifacts(self.id, f"{name}.parquet", folder))
 
     def log_model(
         self, saved_model: Path, *, name: str, input_shape: Shape, output_shapes: Mapping[str, Shape]
@@ -265,8 +265,8 @@ class Run:
         """
         self.flush()
         return log_saved_model(
-            self._client,
-            self._client.get_run(self.id),
+            self.client,
+            self.client.get_run(self.id),
             saved_model,
             name=name,
             input_shape=input_shape,
@@ -288,9 +288,9 @@ class Run:
         found = self._find(key)
         if found is None:
             tags = {**resolve_tags(), **key, PARENT: self.id}
-            child = Run(self._client, self._client.create_run(self.experiment_id, tags=tags, run_name=name))
+            child = Run(self.client, self.client.create_run(self.experiment_id, tags=tags, run_name=name))
         else:
-            child = Run(self._client, found, done=found.info.status == "FINISHED")
+            child = Run(self.client, found, done=found.info.status == "FINISHED")
             self._take_over(child)
             if not child.done:
                 child._reopen(found)
@@ -303,12 +303,12 @@ class Run:
 
     def link(self) -> str:
         """The address of this run's page in the UI."""
-        return f"{store.ui_address(self._client)}/#/experiments/{self.experiment_id}/runs/{self.id}"
+        return f"{store.ui_address(self.client)}/#/experiments/{self.experiment_id}/runs/{self.id}"
 
     # -- inside
 
     def _find(self, key: Mapping[str, str]) -> MlflowRun | None:
-        runs = self._client.search_runs(
+        runs = self.client.search_runs(
             [self.experiment_id],
             " AND ".join(_equals(name, value) for name, value in key.items()),
             order_by=["attributes.start_time DESC"],
@@ -323,18 +323,18 @@ class Run:
         if before is None or before in self._settled:
             return
         self._settled.add(before)
-        old = self._client.get_run(before)
-        self._client.set_tag(before, CONTINUED_IN, self.id)
+        old = self.client.get_run(before)
+        self.client.set_tag(before, CONTINUED_IN, self.id)
         if old.info.status == "RUNNING":
-            self._client.set_terminated(before, "KILLED")
+            self.client.set_terminated(before, "KILLED")
 
     def _reopen(self, found: MlflowRun) -> None:
         for name in (FAILURE, RESUMABLE):
             if name in self._tags:
-                self._client.delete_tag(self.id, name)
-        self._client.update_run(self.id, status="RUNNING")
+                self.client.delete_tag(self.id, name)
+        self.client.update_run(self.id, status="RUNNING")
         for key in found.data.metrics:
-            history = self._client.get_metric_history(self.id, key)
+            history = self.client.get_metric_history(self.id, key)
             self._last_step[key] = max(point.step for point in history)
 
     def _log_params(self, params: Mapping[str, str]) -> None:
@@ -344,7 +344,7 @@ class Run:
             if key not in self._known_params and len(value) <= _MAX_PARAM
         ]
         for start in range(0, len(new), 100):  # what one log_batch takes
-            self._client.log_batch(self.id, params=new[start : start + 100])
+            self.client.log_batch(self.id, params=new[start : start + 100])
         self._known_params.update(param.key for param in new)
 
     @contextmanager
@@ -365,7 +365,7 @@ class Run:
         self.flush()
         if tags:
             self.tag(tags)
-        self._client.set_terminated(self.id, self._outcome)
+        self.client.set_terminated(self.id, self._outcome)
 
 
 def _say_other_experiment(client: MlflowClient, run: Run, wanted: str) -> None:

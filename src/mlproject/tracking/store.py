@@ -73,6 +73,12 @@ def ui_address(client: MlflowClient) -> str:
     return uri.rstrip("/") if uri.startswith(("http://", "https://")) else "http://127.0.0.1:5000"
 
 
+def ui_command(client: MlflowClient) -> str | None:
+    """The command that starts the UI on a local store, or None for a tracking server, which is running."""
+    uri = client.tracking_uri
+    return None if uri.startswith(("http://", "https://")) else f"mlflow ui --backend-store-uri {uri}"
+
+
 def _database(uri: str) -> Path | None:
     """The absolute path of the file behind a sqlite address, else None.
 
