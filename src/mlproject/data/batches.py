@@ -1,0 +1,313 @@
+"""Records to batches: shuffled and augmented without end for training, in file order for evaluation.
+
+B batch, L bp of sequence. What a training batch holds is a function of (dataset, seed, position in the stream), so
+a stream that starts at batch k is the stream that was stopped after k batches.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from mlproject.data.records import Example, TrackDataset, read_shard, shard_counts
+from mlproject.data.signals import coarsen
+from mlproject.data.targets import strand_order
+from mlproject.errors import InputError
+
+MEMORY_BUDGET = 512 << 20  # bytes; a decoded subset up to this size is kept in memory
+_BUFFER_BYTES = 256 << 20  # of windows waiting to be shuffled, where a subset is larger
+_OPEN_SHARDS = 8
+_ONE_HOT = np.vstack([np.eye(4, dtype=np.float32), np.zeros((1, 4), np.float32)])
+_CODES_OF_OTHER_STRAND = np.array([3, 2, 1, 0, 4], np.uint8)
+
+
+class _Windows(NamedTuple):
+    """A decoded subset: base codes `[n, L]` uint8 and targets `[n, bins, tracks]` float16 or float32."""
+
+    sequence: np.ndarray
+    target: np.ndarray
+
+
+# (digest, subset, bin_size) -> windows. The ablation grid opens dozens of streams over the same data.
+_decoded: dict[tuple[str, str, int], _Windows] = {}
+
+
+def training_batches(
+    dataset: TrackDataset,
+    *,
+    batch_size: int,
+    seed: int,
+    bin_size: int = 128,
+    reverse_complement: bool = False,
+    max_shift: int = 0,
+    start: int = 0,
+    subset: str = "train",
+    work_dir: str | Path = "work",
+) -> Iterator[dict[str, tf.Tensor]]:
+    """Batches without end; pass after pass over the data, each in another order, no partial batch.
+
+    Args:
+      dataset: where the windows are.
+      batch_size: windows per batch.
+      seed: keys the order of each pass and the augmentation.
+      bin_size: bp per bin of the targets; stored bins are pooled to it (`signals.coarsen`).
+      reverse_complement: give every second window, by chance, as the other strand: sequence complemented and
+        reversed, bins reversed, tracks exchanged with their `strand_pair`.
+      max_shift: move the sequence, not the target, by up to this many bp either way; N fill the gap.
+      start: batches to pass over, for resuming; costs no decoding of what is passed over.
+      subset: train, valid or test.
+      work_dir: where the number of records per shard is remembered, for data without a manifest.
+
+    Returns:
+      {"sequence": `[B, L, 4]` float32, N as zeros; "target": `[B, bins, tracks]` float32}. Always finite.
+
+    Raises:
+      InputError: a shard is damaged or stores NaN or infinite targets (names shard and track), at the call where the
+        data fit in memory, at the batch otherwise.
+    """
+    if batch_size < 1 or start < 0 or max_shift < 0:
+        raise InputError(
+            f"batch_size is {batch_size}, start {start}, max_shift {max_shift}; "
+            "expected at least 1, 0 and 0."
+        )
+    dataset.head_bins(bin_size)
+    total = dataset.count(subset)
+    if not total:
+        raise InputError(f"{dataset.path}: has no {subset} windows.")
+    if _fits(dataset, subset, bin_size):
+        kept = _load(dataset, subset, bin_size)
+
+        def windows(number: int, skip: int) -> Iterator[Example]:
+            order = np.random.default_rng([seed, number, 0]).permutation(total)
+            return (Example(kept.sequence[i], kept.target[i]) for i in order[skip:])
+    else:
+        counts = shard_counts(dataset, subset, work_dir)
+        if sum(counts) != total:
+            raise _miscounted(dataset, subset, sum(counts))
+
+        def windows(number: int, skip: int) -> Iterator[Example]:
+            rng = np.random.default_rng([seed, number, 0])
+            return _shuffled_from_disk(dataset, subset, bin_size, counts, rng, skip)
+
+    swap = strand_order(dataset.targets)
+
+    def augmented() -> Iterator[Example]:
+        first, skip = divmod(start * batch_size, total)
+        for number in itertools.count(first):
+            rng = np.random.default_rng([seed, number, 1])
+            flips = rng.random(total) < 0.5 if reverse_complement else np.zeros(total, bool)
+            shifts = rng.integers(-max_shift, max_shift, total, endpoint=True)
+            for position, (sequence, target) in enumerate(windows(number, skip), skip):
+                if flips[position]:
+                    sequence = _CODES_OF_OTHER_STRAND[sequence[::-1]]
+                    target = target[::-1, swap]
+                yield Example(_shifted(sequence, int(shifts[position])), target)
+            skip = 0
+
+    return _batched(augmented(), batch_size)
+
+
+class evaluation_batches:  # noqa: N801 - used like a function
+    """The windows of a subset once each, in file order; can be iterated again.
+
+    Args:
+      dataset: where the windows are.
+      subset: train, valid or test.
+      batch_size: windows per batch; the last batch may be smaller.
+      bin_size: as in `training_batches`.
+      limit: most batches; None for all.
+
+    Raises:
+      InputError: as in `training_batches`, or the subset is empty.
+    """
+
+    def __init__(
+        self,
+        dataset: TrackDataset,
+        subset: str,
+        *,
+        batch_size: int,
+        bin_size: int = 128,
+        limit: int | None = None,
+    ) -> None:
+        if batch_size < 1 or (limit is not None and limit < 1):
+            raise InputError(f"batch_size is {batch_size} and limit {limit}; expected at least 1.")
+        dataset.head_bins(bin_size)
+        if not dataset.count(subset):
+            raise InputError(f"{dataset.path}: has no {subset} windows.")
+        self._dataset, self._subset, self._batch_size, self._bin_size = dataset, subset, batch_size, bin_size
+        everything = dataset.count(subset)
+        self.windows = everything if limit is None else min(limit * batch_size, everything)
+        if _fits(dataset, subset, bin_size):
+            _load(dataset, subset, bin_size)
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return -(-self.windows // self._batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, tf.Tensor]]:
+        """Batches as in `training_batches`."""
+        if _fits(self._dataset, self._subset, self._bin_size):
+            kept = _load(self._dataset, self._subset, self._bin_size)
+            source = (Example(*pair) for pair in zip(kept.sequence, kept.target, strict=True))
+        else:
+            source = _in_file_order(self._dataset, self._subset, self._bin_size, self.windows)
+        yield from _batched(itertools.islice(source, self.windows), self._batch_size)
+
+
+def _batched(examples: Iterator[Example], batch_size: int) -> Iterator[dict[str, tf.Tensor]]:
+    while batch := list(itertools.islice(examples, batch_size)):
+        codes = np.stack([example.sequence for example in batch])
+        target = tf.constant(np.stack([example.target for example in batch]))
+        yield {"sequence": tf.constant(np.take(_ONE_HOT, codes, axis=0)), "target": tf.cast(target, tf.float32)}
+
+
+def _shifted(sequence: np.ndarray, shift: int) -> np.ndarray:
+    """Base codes moved towards higher positions by `shift`; N come in."""
+    if shift == 0:
+        return sequence
+    moved = np.full_like(sequence, 4)
+    if shift > 0:
+        moved[shift:] = sequence[:-shift]
+    else:
+        moved[:shift] = sequence[-shift:]
+    return moved
+
+
+def _window_bytes(dataset: TrackDataset, bin_size: int) -> int:
+    statistics = dataset.statistics
+    value = 2 if bin_size == statistics.pool_width else 4
+    return statistics.seq_length + dataset.head_bins(bin_size) * statistics.num_targets * value
+
+
+def _fits(dataset: TrackDataset, subset: str, bin_size: int) -> bool:
+    return dataset.count(subset) * _window_bytes(dataset, bin_size) <= MEMORY_BUDGET
+
+
+def _load(dataset: TrackDataset, subset: str, bin_size: int) -> _Windows:
+    key = (dataset.digest, subset, bin_size)
+    if key not in _decoded:
+        statistics, total = dataset.statistics, dataset.count(subset)
+        sequence = np.empty((total, statistics.seq_length), np.uint8)
+        kind = np.float16 if bin_size == statistics.pool_width else np.float32
+        target = np.empty((total, dataset.head_bins(bin_size), statistics.num_targets), kind)
+        found = 0
+        for example in _in_file_order(dataset, subset, bin_size, total + 1):
+            if found < total:
+                sequence[found], target[found] = example
+            found += 1
+        if found != total:
+            raise _miscounted(dataset, subset, found)
+        _decoded[key] = _Windows(sequence, target)
+    return _decoded[key]
+
+
+def _miscounted(dataset: TrackDataset, subset: str, found: int) -> InputError:
+    return InputError(
+        f"{dataset.path}: the {subset} shards hold {found} windows, statistics.json says "
+        f"{dataset.count(subset)}; a shard is missing or cut."
+    )
+
+
+def _in_file_order(dataset: TrackDataset, subset: str, bin_size: int, most: int) -> Iterator[Example]:
+    for shard in dataset.shards(subset):
+        for example in _checked(dataset, shard, bin_size):
+            yield example
+            most -= 1
+            if not most:
+                return
+
+
+def _checked(
+    dataset: TrackDataset, shard: Path, bin_size: int, skip: Sequence[int] | set[int] = ()
+) -> Iterator[Example]:
+    """The windows of a shard, with finite targets, pooled to `bin_size`."""
+    factor = bin_size // dataset.statistics.pool_width
+    for sequence, target in read_shard(shard, dataset.statistics, skip):
+        finite = np.isfinite(target)
+        if not finite.all():
+            track = int(np.argmin(finite.all(axis=0)))
+            row = dataset.targets.iloc[track]
+            raise InputError(
+                f"{shard}: the target of track {row['index']} ({row['identifier']}, {row['description']}) is NaN "
+                "or infinite; rebuild the dataset without it."
+            )
+        yield Example(sequence, coarsen(target, factor, dataset.targets) if factor > 1 else target)
+
+
+Place = tuple[int, int]  # shard, record
+
+
+def _reading_order(
+    counts: Sequence[int], rng: np.random.Generator, buffer: int
+) -> tuple[list[Place], list[Place]]:
+    """The order in which records are read and the order in which they leave the shuffle buffer.
+
+    Shards in random order, up to `_OPEN_SHARDS` in turn, through a buffer of which a random place is exchanged
+    for each record read.
+    """
+    waiting = iter([int(shard) for shard in rng.permutation(len(counts)) if counts[shard]])
+    opened = [[shard, 0] for shard in itertools.islice(waiting, _OPEN_SHARDS)]
+    read: list[Place] = []
+    while opened:
+        for entry in list(opened):
+            read.append((entry[0], entry[1]))
+            entry[1] += 1
+            if entry[1] == counts[entry[0]]:
+                following = next(waiting, None)
+                if following is None:
+                    opened.remove(entry)
+                else:
+                    entry[:] = [following, 0]
+    places = rng.integers(buffer, size=len(read)).tolist()
+    held = read[:buffer]
+    left: list[Place] = []
+    for place, item in zip(places, read[buffer:], strict=False):
+        left.append(held[place])
+        held[place] = item
+    left += [held[i] for i in rng.permutation(len(held))]
+    return read, left
+
+
+def _shuffled_from_disk(
+    dataset: TrackDataset,
+    subset: str,
+    bin_size: int,
+    counts: Sequence[int],
+    rng: np.random.Generator,
+    skip: int,
+) -> Iterator[Example]:
+    """One pass from its window number `skip` on; shards and records that have all passed are not decoded."""
+    shards = dataset.shards(subset)
+    buffer = max(8, min(1024, _BUFFER_BYTES // _window_bytes(dataset, bin_size)))
+    read, left = _reading_order(counts, rng, buffer)
+    passed: dict[int, set[int]] = {}
+    for shard, record in left[:skip]:
+        passed.setdefault(shard, set()).add(record)
+    upcoming = (place for place in read if place[1] not in passed.get(place[0], ()))
+    iterators: dict[int, Iterator[Example]] = {}
+    following: dict[int, Future] = {}
+    ready: dict[Place, Example] = {}
+    pool = ThreadPoolExecutor(_OPEN_SHARDS)
+    try:
+        for wanted in left[skip:]:
+            while wanted not in ready:
+                shard, record = next(upcoming)
+                if shard not in iterators:
+                    skipped = passed.get(shard, set())
+                    iterators[shard] = _checked(dataset, shards[shard], bin_size, skipped)
+                    following[shard] = pool.submit(next, iterators[shard], None)
+                example = following[shard].result()
+                if example is None:
+                    raise InputError(f"{shards[shard]}: has fewer than the {counts[shard]} records expected.")
+                following[shard] = pool.submit(next, iterators[shard], None)
+                ready[shard, record] = example
+            yield ready.pop(wanted)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        for iterator in iterators.values():
+            iterator.close()  # type: ignore[attr-defined]
