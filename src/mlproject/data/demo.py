@@ -1,0 +1,270 @@
+"""A small made-up genome whose signal follows planted motifs: what `data=demo` means.
+
+A chromosome is a row of active and inactive stretches. Active ones are richer in G and C and dense in short motifs.
+Each track is a sum over motif occurrences, on either strand, as they really are in the sequence:
+
+    DNASE, ATAC   every motif counts, with weights of the cell type, spread over a few hundred bp
+    CHIP          some motifs count, spread over a kilobase
+    CAGE          a promoter motif counts only where the cell's enhancer motif lies 2 to 6 kb away, on its own strand
+
+Real files are written (FASTA, BED, bigWigs, targets.txt) and go through `tracks.build` like anyone's.
+"""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from mlproject.data.tracks import build, locked
+
+# Geometry, in bp.
+SEQUENCE_LENGTH = 16_384
+CROP_BP = 1_024  # eight bins of 128 bp at either end
+TARGET_BP = SEQUENCE_LENGTH - 2 * CROP_BP
+RESOLUTION = 16  # of the bigWigs
+
+# The chromosomes of each organism: name -> windows that fit on it.
+CHROMOSOMES = {
+    "human": {"chr1": 32, "chr2": 32, "chr3": 32, "chr4": 16, "chr5": 32},
+    "mouse": {"chr1": 24, "chr2": 24, "chr3": 8, "chr4": 16},
+}
+VALID = {"human": "chr4", "mouse": "chr3"}
+TEST = {"human": "chr5", "mouse": "chr4"}
+CELLS = {"human": 4, "mouse": 2}
+UNKNOWN = ("chr1", 200_000, 200_400)  # a stretch of N without signal
+
+# Sequence.
+ACTIVE_BP, INACTIVE_BP = 2_500, 6_000  # mean length of a stretch
+ACTIVE_GC, INACTIVE_GC = 0.52, 0.40
+MOTIFS = 6
+MOTIF_BP = (7, 8, 9, 10, 11, 12)
+MOTIF_GC = 0.7
+ACTIVE_SPACING, INACTIVE_SPACING = 80, 3_000  # mean bp between motifs
+PROMOTER_BP = ENHANCER_BP = 12
+PROMOTER_SPACING = 800  # in active stretches
+ENHANCER_SPACING = 12_000  # anywhere
+
+# Signal. Strengths are mean values of a 128-bp bin before `sum_stat`'s square root.
+ACCESSIBLE_SPREAD, DOMAIN_SPREAD, START_SPREAD = 150, 1_000, 100  # standard deviation, bp
+ENHANCER_REACH = (2_000, 6_000)
+BASELINE = 0.1  # of the mean, everywhere
+LONE_PROMOTER = 0.1  # of a promoter with an enhancer
+STRENGTH = {"DNASE": 1.0, "ATAC": 1.5, "CHIP": 2.0, "CAGE": 3.0}
+SUM_STAT = {"DNASE": "mean", "ATAC": "mean", "CHIP": "sum", "CAGE": "sum_sqrt"}
+READS = 8  # counts behind one unit of signal: more is less noise
+
+
+class _Grammar(NamedTuple):
+    """The motifs, shared by both organisms, as base codes."""
+
+    motifs: list[np.ndarray]
+    promoter: np.ndarray
+    enhancers: list[np.ndarray]
+
+
+def demo_dataset(work_dir: str | os.PathLike = "work", seed: int = 0) -> Path:
+    """The folder of the demo dataset, with `human` and `mouse`; made at the first call, in a few seconds.
+
+    Several processes may ask at once; one makes it.
+
+    Args:
+      work_dir: where it is kept, under a name that changes with the seed and with this module.
+      seed: of sequence, weights and noise.
+    """
+    raw = demo_inputs(work_dir, seed)
+    folder = raw.parent
+    for organism in CHROMOSOMES:
+        if not (folder / organism / "manifest.json").exists():
+            build(
+                folder,
+                organism,
+                raw / organism / "genome.fa",
+                raw / organism / "regions.bed",
+                raw / organism / "targets.txt",
+                sequence_length=SEQUENCE_LENGTH,
+                crop_bp=CROP_BP,
+                valid=[VALID[organism]],
+                test=[TEST[organism]],
+                seed=seed,
+                work_dir=work_dir,
+            )
+    return folder
+
+
+def demo_inputs(work_dir: str | os.PathLike = "work", seed: int = 0) -> Path:
+    """The folder with `ORGANISM/genome.fa`, `regions.bed`, `targets.txt` and `bigwigs/`; made at the first call."""
+    version = hashlib.sha256(Path(__file__).read_bytes() + str(seed).encode()).hexdigest()[:12]
+    folder = Path(work_dir) / f"demo-{version}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        if not (folder / "raw").exists():
+            partial = folder / "raw.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            for number, organism in enumerate(CHROMOSOMES):
+                _write_organism(partial / organism, organism, seed, number)
+            os.replace(partial, folder / "raw")
+    return folder / "raw"
+
+
+def _grammar(seed: int) -> _Grammar:
+    rng = np.random.default_rng([seed, 0])
+    probability = [(1 - MOTIF_GC) / 2, MOTIF_GC / 2, MOTIF_GC / 2, (1 - MOTIF_GC) / 2]
+
+    def motif(length: int) -> np.ndarray:
+        return rng.choice(4, length, p=probability).astype(np.uint8)
+
+    return _Grammar(
+        [motif(MOTIF_BP[i % len(MOTIF_BP)]) for i in range(MOTIFS)],
+        motif(PROMOTER_BP),
+        [motif(ENHANCER_BP) for _ in range(max(CELLS.values()) // 2)],
+    )
+
+
+def _write_organism(folder: Path, organism: str, seed: int, number: int) -> None:
+    import pyBigWig
+
+    grammar = _grammar(seed)
+    rng = np.random.default_rng([seed, 1 + number])
+    lengths = {chrom: n * TARGET_BP + 2 * CROP_BP for chrom, n in CHROMOSOMES[organism].items()}
+    sequences = {chrom: _sequence(length, grammar, rng) for chrom, length in lengths.items()}
+    unknown_chrom, unknown_start, unknown_end = UNKNOWN
+    sequences[unknown_chrom][unknown_start:unknown_end] = 4
+    signals = {chrom: _signals(bases, grammar, organism, seed, number) for chrom, bases in sequences.items()}
+    (folder / "bigwigs").mkdir(parents=True)
+    with open(folder / "genome.fa", "w", encoding="ascii") as fasta:
+        for chrom, bases in sequences.items():
+            letters = np.frombuffer(b"ACGTN", np.uint8)[bases].tobytes().decode()
+            lines = [letters[at : at + 60] for at in range(0, len(letters), 60)]
+            fasta.write(f">{chrom}\n" + "\n".join(lines) + "\n")
+    (folder / "regions.bed").write_text("".join(f"{chrom}\t0\t{length}\n" for chrom, length in lengths.items()))
+    table = _tracks(organism)
+    for track, row in table.iterrows():
+        assay = row["description"].partition(":")[0]
+        per_bp = STRENGTH[assay] / (1 if SUM_STAT[assay] == "mean" else 128)
+        mean = np.concatenate([signals[chrom][track] for chrom in lengths]).mean()
+        file = pyBigWig.open(str(folder / row["file"]), "w")
+        file.addHeader(list(lengths.items()))
+        for chrom in lengths:
+            expected = (signals[chrom][track] / mean + BASELINE) / (1 + BASELINE)
+            reads = rng.poisson(expected * READS * RESOLUTION / 128) * (128 / RESOLUTION / READS)
+            blocks = reads * per_bp
+            pieces = [(0, len(blocks))]
+            if chrom == unknown_chrom:
+                pieces = [(0, unknown_start // RESOLUTION), (unknown_end // RESOLUTION, len(blocks))]
+            for first, last in pieces:
+                file.addEntries(
+                    chrom, first * RESOLUTION, values=blocks[first:last].tolist(), span=RESOLUTION, step=RESOLUTION
+                )
+        file.close()
+    table.to_csv(folder / "targets.txt", sep="\t", index=False)
+
+
+def _tracks(organism: str) -> pd.DataFrame:
+    rows = []
+    cells = CELLS[organism]
+    for assay in ("DNASE", "ATAC", "CHIP", "CAGE"):
+        for n in range(cells):
+            index = len(rows)
+            stranded = assay == "CAGE"
+            cell = "ABCD"[n // 2 if stranded else n]
+            name = f"{organism}_{assay}_{cell}" + ("+-"[n % 2] if stranded else "")
+            kind = "H3K27ac:demo cell" if assay == "CHIP" else "demo cell"
+            rows.append(
+                {
+                    "index": index,
+                    "genome": list(CHROMOSOMES).index(organism),
+                    "identifier": name,
+                    "file": f"bigwigs/{index:02d}.bw",
+                    "clip": 384 if stranded else 32,
+                    "scale": 1,
+                    "sum_stat": SUM_STAT[assay],
+                    "strand_pair": (index ^ 1) if stranded else index,
+                    "description": f"{assay}:{kind} {cell}",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _sequence(length: int, grammar: _Grammar, rng: np.random.Generator) -> np.ndarray:
+    """Base codes `[length]` uint8: stretches by turns, then motifs written over them."""
+    stretches = 2 * length // (ACTIVE_BP + INACTIVE_BP) + 20
+    means = np.where(np.arange(stretches) % 2, ACTIVE_BP, INACTIVE_BP)
+    spans = (means * rng.gamma(2.0, 0.5, stretches)).astype(int) + 1
+    active = np.repeat(np.arange(stretches) % 2 == 1, spans)
+    while len(active) < length:
+        active = np.concatenate([active, active])
+    active = active[:length]
+    strong = rng.random(length) < np.where(active, ACTIVE_GC, INACTIVE_GC)
+    one_or_other = rng.integers(0, 2, length)
+    bases = np.where(strong, 1 + one_or_other, 3 * one_or_other).astype(np.uint8)
+    spacing = np.where(active, ACTIVE_SPACING, INACTIVE_SPACING) * MOTIFS
+    for motif in grammar.motifs:
+        _plant(bases, motif, 1 / spacing, rng)
+    for enhancer in grammar.enhancers:
+        _plant(bases, enhancer, np.full(length, 1 / ENHANCER_SPACING), rng)
+    _plant(bases, grammar.promoter, active / PROMOTER_SPACING, rng)
+    return bases
+
+
+def _plant(bases: np.ndarray, motif: np.ndarray, rate: np.ndarray, rng: np.random.Generator) -> None:
+    places = np.flatnonzero(rng.random(len(bases) - len(motif)) < rate[: -len(motif)])
+    flipped = rng.random(len(places)) < 0.5
+    for letters, chosen in ((motif, places[~flipped]), (3 - motif[::-1], places[flipped])):
+        bases[chosen[:, None] + np.arange(len(motif))] = letters
+
+
+def _occurrences(bases: np.ndarray, motif: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where the motif starts on the forward strand, and where its reverse complement does."""
+    windows = np.lib.stride_tricks.sliding_window_view(bases, len(motif))
+    found = []
+    for letters in (motif, 3 - motif[::-1]):
+        places = np.flatnonzero(bases[: len(windows)] == letters[0])
+        for offset in range(1, len(letters)):
+            places = places[bases[places + offset] == letters[offset]]
+        found.append(places)
+    return found[0], found[1]
+
+
+def _signals(bases: np.ndarray, grammar: _Grammar, organism: str, seed: int, number: int) -> np.ndarray:
+    """Expected signal per block of `RESOLUTION` bp: `[tracks, blocks]` float64, tracks as in `_tracks`."""
+    blocks = len(bases) // RESOLUTION
+    cells = CELLS[organism]
+    rng = np.random.default_rng([seed, 100 + number])
+    weights = rng.gamma(2.0, 0.5, (cells, MOTIFS))  # how much each motif opens each cell type
+    marked = rng.random((cells, MOTIFS)) < 0.5  # which motifs carry each cell's mark
+    marked[:, 0] = True
+    places = [np.concatenate(_occurrences(bases, motif)) for motif in grammar.motifs]
+    density = np.stack([np.bincount(p // RESOLUTION, minlength=blocks)[:blocks] for p in places]).astype(float)
+    opened = weights @ density
+    signals = [_spread(row, ACCESSIBLE_SPREAD) for row in opened]
+    signals += [_spread(row, 1.5 * ACCESSIBLE_SPREAD) for row in opened]
+    signals += [_spread(row, DOMAIN_SPREAD) for row in (weights * marked) @ density]
+    starts = _occurrences(bases, grammar.promoter)
+    for cell in range(cells // 2):
+        enhancers = np.sort(np.concatenate(_occurrences(bases, grammar.enhancers[cell])))
+        for strand in range(2):
+            fires = np.where(_near(starts[strand], enhancers), 1.0, LONE_PROMOTER)
+            row = np.bincount(starts[strand] // RESOLUTION, weights=fires, minlength=blocks)[:blocks]
+            signals.append(_spread(row, START_SPREAD))
+    return np.stack(signals)
+
+
+def _near(places: np.ndarray, enhancers: np.ndarray) -> np.ndarray:
+    """Whether an enhancer lies within `ENHANCER_REACH` of each place, on either side."""
+    low, high = ENHANCER_REACH
+
+    def between(first: np.ndarray, last: np.ndarray) -> np.ndarray:
+        return np.searchsorted(enhancers, last, "right") > np.searchsorted(enhancers, first, "left")
+
+    return between(places + low, places + high) | between(places - high, places - low)
+
+
+def _spread(row: np.ndarray, spread_bp: float) -> np.ndarray:
+    sd = spread_bp / RESOLUTION
+    offsets = np.arange(-int(4 * sd), int(4 * sd) + 1)
+    kernel = np.exp(-0.5 * (offsets / sd) ** 2)
+    return np.convolve(row, kernel / kernel.sum(), "same")
