@@ -63,7 +63,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         ValueError: the file is cut short or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
     except (zipfile.BadZipFile, EOFError, ValueError) as error:
         raise ValueError(f"{path}: cut short or damaged ({error}); take another copy of this checkpoint") from error
@@ -184,7 +184,7 @@ def read_published(path: Path | str, sequence_length: int = 196_608, target_leng
         if root is None:
             raise ValueError(f"{prefix}: no variable .../{_STEM}; it is not a checkpoint of the published Enformer")
         theirs = {key.removeprefix(root): reader.get_tensor(key + _SUFFIX) for key in keys if key.startswith(root)}
-    except (tf.errors.OpError, RuntimeError) as error:
+    except (tf.errors.OpError, RuntimeError, IndexError) as error:
         raise ValueError(f"{prefix}: cut short or damaged ({str(error).splitlines()[0]})") from error
     model = Enformer(_published_config(prefix, theirs, sequence_length, target_length))
     arrays = {}

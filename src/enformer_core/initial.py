@@ -21,6 +21,8 @@ _RULES = (
     (re.compile(r"/attention/(content|position)_bias$"), "scaled normal", 2.0),
     (re.compile(r"/w$"), "normal", 1.0),
     (re.compile(r"/scale$"), "constant", 1.0),
+    # Zero in Sonnet, which makes a model that has seen no batch overflow; the first update replaces it either way.
+    (re.compile(r"/moving_variance/average$"), "constant", 1.0),
     (re.compile(r""), "constant", 0.0),
 )
 _STDDEV_OF_CUT_NORMAL = 0.87962566103423978  # of a standard normal cut at -2 and 2

@@ -1,0 +1,47 @@
+"""A model as TensorFlow functions: for evaluation in this process and as a SavedModel for others."""
+
+from pathlib import Path
+
+import tensorflow as tf
+
+from enformer_core.enformer import Enformer
+
+
+class Predictor(tf.Module):
+    """The prediction of a model, traced once: `[B, L, 4]` one-hot float32 at the model's length.
+
+    Calling it gives `[B, bins, tracks]` for a model with one head, else `{head: [B, bins, tracks]}`: what the loaded
+    SavedModel answers too. It follows the model's variables, so new weights need no new tracing.
+
+    Args:
+        model: its variables travel with the SavedModel.
+    """
+
+    def __init__(self, model: Enformer):
+        super().__init__(name="predictor")
+        self.model = model
+        length = model.config.sequence_length
+        signature = [tf.TensorSpec([None, length, 4], tf.float32, name="sequence")]
+
+        def predict(sequence: tf.Tensor) -> tf.Tensor | dict[str, tf.Tensor]:
+            outputs = model(sequence, is_training=False)
+            return outputs if len(outputs) > 1 else next(iter(outputs.values()))
+
+        def serve(sequence: tf.Tensor) -> dict[str, tf.Tensor]:
+            outputs = traced(sequence)
+            return outputs if isinstance(outputs, dict) else {next(iter(model.heads)): outputs}
+
+        self.__call__ = tf.function(predict, input_signature=signature)
+        traced = self.__call__.get_concrete_function()
+        self._serve = tf.function(serve, input_signature=signature)
+        # XLA needs the shape of the batch, so it compiles once for each; a SavedModel goes without it and runs anywhere.
+        self._compiled = tf.function(traced, jit_compile=True)
+
+    def predict(self, sequence: tf.Tensor, head: str) -> tf.Tensor:
+        """`[B, bins, tracks]` of one head, compiled for this process."""
+        outputs = self._compiled(sequence)
+        return outputs[head] if isinstance(outputs, dict) else outputs
+
+    def save(self, folder: Path) -> None:
+        """Writes a SavedModel: callable when loaded, and with a serving signature `sequence` to one tensor per head."""
+        tf.saved_model.save(self, str(folder), signatures={"serving_default": self._serve})

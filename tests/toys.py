@@ -1,0 +1,30 @@
+"""Toy models and sequences, small enough to build in every test."""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+from enformer_core.enformer import Enformer, EnformerConfig, preset
+
+
+def toy_config(**changes) -> EnformerConfig:
+    """2,048 bp in, 14 bins out, 48 channels, one transformer layer; heads human (3 tracks) and mouse (2)."""
+    small = {
+        "heads": {"human": 3, "mouse": 2},
+        "sequence_length": 2048,
+        "target_length": 14,
+        "channels": 96 // 2,
+        "num_transformer_layers": 1,
+        "num_position_features": 12,
+    }
+    return dataclasses.replace(preset("tiny"), **{**small, **changes})
+
+
+def toy_model(seed: int = 0, **changes) -> Enformer:
+    """A model of `toy_config`."""
+    return Enformer(toy_config(**changes), seed)
+
+
+def toy_sequence(batch: int = 1, length: int = 2048, seed: int = 0) -> tf.Tensor:
+    """Random one-hot DNA `[batch, length, 4]`."""
+    return tf.constant(np.eye(4, dtype=np.float32)[np.random.default_rng(seed).integers(0, 4, (batch, length))])
