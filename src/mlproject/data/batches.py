@@ -1,12 +1,13 @@
 """Records to batches: shuffled and augmented without end for training, in file order for evaluation.
 
-B batch, L bp of sequence. What a training batch holds is a function of (dataset, seed, position in the stream), so
-a stream that starts at batch k is the stream that was stopped after k batches.
+B batch, L bp of sequence. What a training batch holds is a function of (dataset, seed, position in the
+stream), so a stream that starts at batch k is the stream that was stopped after k batches.
 """
 
 import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,13 +67,12 @@ def training_batches(
       {"sequence": `[B, L, 4]` float32, N as zeros; "target": `[B, bins, tracks]` float32}. Always finite.
 
     Raises:
-      InputError: a shard is damaged or stores NaN or infinite targets (names shard and track), at the call where the
-        data fit in memory, at the batch otherwise.
+      InputError: a shard is damaged or stores NaN or infinite targets (names shard and track), at the call
+        where the data fit in memory, at the batch otherwise.
     """
     if batch_size < 1 or start < 0 or max_shift < 0:
         raise InputError(
-            f"batch_size is {batch_size}, start {start}, max_shift {max_shift}; "
-            "expected at least 1, 0 and 0."
+            f"batch_size is {batch_size}, start {start}, max_shift {max_shift}; expected at least 1, 0 and 0."
         )
     dataset.head_bins(bin_size)
     total = dataset.count(subset)
@@ -111,8 +111,10 @@ def training_batches(
     return _batched(augmented(), batch_size)
 
 
-class evaluation_batches:  # noqa: N801 - used like a function
-    """The windows of a subset once each, in file order; can be iterated again.
+def evaluation_batches(
+    dataset: TrackDataset, subset: str, *, batch_size: int, bin_size: int = 128, limit: int | None = None
+) -> "EvaluationBatches":
+    """The windows of a subset once each, in file order.
 
     Args:
       dataset: where the windows are.
@@ -122,48 +124,50 @@ class evaluation_batches:  # noqa: N801 - used like a function
       limit: most batches; None for all.
 
     Raises:
-      InputError: as in `training_batches`, or the subset is empty.
+      InputError: as in `training_batches`.
     """
+    if batch_size < 1 or (limit is not None and limit < 1):
+        raise InputError(f"batch_size is {batch_size} and limit {limit}; expected at least 1.")
+    dataset.head_bins(bin_size)
+    everything = dataset.count(subset)
+    if not everything:
+        raise InputError(f"{dataset.path}: has no {subset} windows.")
+    if _fits(dataset, subset, bin_size):
+        _load(dataset, subset, bin_size)
+    windows = everything if limit is None else min(limit * batch_size, everything)
+    return EvaluationBatches(dataset, subset, batch_size, bin_size, windows)
 
-    def __init__(
-        self,
-        dataset: TrackDataset,
-        subset: str,
-        *,
-        batch_size: int,
-        bin_size: int = 128,
-        limit: int | None = None,
-    ) -> None:
-        if batch_size < 1 or (limit is not None and limit < 1):
-            raise InputError(f"batch_size is {batch_size} and limit {limit}; expected at least 1.")
-        dataset.head_bins(bin_size)
-        if not dataset.count(subset):
-            raise InputError(f"{dataset.path}: has no {subset} windows.")
-        self._dataset, self._subset, self._batch_size, self._bin_size = dataset, subset, batch_size, bin_size
-        everything = dataset.count(subset)
-        self.windows = everything if limit is None else min(limit * batch_size, everything)
-        if _fits(dataset, subset, bin_size):
-            _load(dataset, subset, bin_size)
+
+@dataclass(frozen=True)
+class EvaluationBatches:
+    """Batches as in `training_batches`, but finite; can be iterated again."""
+
+    dataset: TrackDataset
+    subset: str
+    batch_size: int
+    bin_size: int
+    windows: int
 
     def __len__(self) -> int:
         """Number of batches."""
-        return -(-self.windows // self._batch_size)
+        return -(-self.windows // self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, tf.Tensor]]:
-        """Batches as in `training_batches`."""
-        if _fits(self._dataset, self._subset, self._bin_size):
-            kept = _load(self._dataset, self._subset, self._bin_size)
+        source: Iterator[Example]
+        if _fits(self.dataset, self.subset, self.bin_size):
+            kept = _load(self.dataset, self.subset, self.bin_size)
             source = (Example(*pair) for pair in zip(kept.sequence, kept.target, strict=True))
         else:
-            source = _in_file_order(self._dataset, self._subset, self._bin_size, self.windows)
-        yield from _batched(itertools.islice(source, self.windows), self._batch_size)
+            source = _in_file_order(self.dataset, self.subset, self.bin_size, self.windows)
+        yield from _batched(itertools.islice(source, self.windows), self.batch_size)
 
 
 def _batched(examples: Iterator[Example], batch_size: int) -> Iterator[dict[str, tf.Tensor]]:
     while batch := list(itertools.islice(examples, batch_size)):
         codes = np.stack([example.sequence for example in batch])
         target = tf.constant(np.stack([example.target for example in batch]))
-        yield {"sequence": tf.constant(np.take(_ONE_HOT, codes, axis=0)), "target": tf.cast(target, tf.float32)}
+        sequence = tf.constant(np.take(_ONE_HOT, codes, axis=0))
+        yield {"sequence": sequence, "target": tf.cast(target, tf.float32)}
 
 
 def _shifted(sequence: np.ndarray, shift: int) -> np.ndarray:
@@ -233,8 +237,8 @@ def _checked(
             track = int(np.argmin(finite.all(axis=0)))
             row = dataset.targets.iloc[track]
             raise InputError(
-                f"{shard}: the target of track {row['index']} ({row['identifier']}, {row['description']}) is NaN "
-                "or infinite; rebuild the dataset without it."
+                f"{shard}: the target of track {row['index']} ({row['identifier']}, {row['description']}) "
+                "is NaN or infinite; rebuild the dataset without it."
             )
         yield Example(sequence, coarsen(target, factor, dataset.targets) if factor > 1 else target)
 
@@ -247,8 +251,8 @@ def _reading_order(
 ) -> tuple[list[Place], list[Place]]:
     """The order in which records are read and the order in which they leave the shuffle buffer.
 
-    Shards in random order, up to `_OPEN_SHARDS` in turn, through a buffer of which a random place is exchanged
-    for each record read.
+    Shards in random order, up to `_OPEN_SHARDS` in turn, through a buffer of which a random place is
+    exchanged for each record read.
     """
     waiting = iter([int(shard) for shard in rng.permutation(len(counts)) if counts[shard]])
     opened = [[shard, 0] for shard in itertools.islice(waiting, _OPEN_SHARDS)]
@@ -303,7 +307,7 @@ def _shuffled_from_disk(
                     following[shard] = pool.submit(next, iterators[shard], None)
                 example = following[shard].result()
                 if example is None:
-                    raise InputError(f"{shards[shard]}: has fewer than the {counts[shard]} records expected.")
+                    raise InputError(f"{shards[shard]}: has fewer than {counts[shard]} records.")
                 following[shard] = pool.submit(next, iterators[shard], None)
                 ready[shard, record] = example
             yield ready.pop(wanted)

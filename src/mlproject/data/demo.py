@@ -1,11 +1,11 @@
 """A small made-up genome whose signal follows planted motifs: what `data=demo` means.
 
-A chromosome is a row of active and inactive stretches. Active ones are richer in G and C and dense in short motifs.
-Each track is a sum over motif occurrences, on either strand, as they really are in the sequence:
+A chromosome is a row of active and inactive stretches. Active ones are richer in G and C and dense in short
+motifs. Each track is a sum over motif occurrences, on either strand, as they really are in the sequence:
 
     DNASE, ATAC   every motif counts, with weights of the cell type, spread over a few hundred bp
     CHIP          some motifs count, spread over a kilobase
-    CAGE          a promoter motif counts only where the cell's enhancer motif lies 2 to 6 kb away, on its own strand
+    CAGE          a promoter motif counts, on its own strand, if the cell's enhancer motif is 2 to 6 kb away
 
 Real files are written (FASTA, BED, bigWigs, targets.txt) and go through `tracks.build` like anyone's.
 """
@@ -96,7 +96,7 @@ def demo_dataset(work_dir: str | os.PathLike = "work", seed: int = 0) -> Path:
 
 
 def demo_inputs(work_dir: str | os.PathLike = "work", seed: int = 0) -> Path:
-    """The folder with `ORGANISM/genome.fa`, `regions.bed`, `targets.txt` and `bigwigs/`; made at the first call."""
+    """The folder with `ORGANISM/genome.fa`, `regions.bed`, `targets.txt`, `bigwigs/`; made at first call."""
     version = hashlib.sha256(Path(__file__).read_bytes() + str(seed).encode()).hexdigest()[:12]
     folder = Path(work_dir) / f"demo-{version}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,8 @@ def _write_organism(folder: Path, organism: str, seed: int, number: int) -> None
             letters = np.frombuffer(b"ACGTN", np.uint8)[bases].tobytes().decode()
             lines = [letters[at : at + 60] for at in range(0, len(letters), 60)]
             fasta.write(f">{chrom}\n" + "\n".join(lines) + "\n")
-    (folder / "regions.bed").write_text("".join(f"{chrom}\t0\t{length}\n" for chrom, length in lengths.items()))
+    bed = "".join(f"{chrom}\t0\t{length}\n" for chrom, length in lengths.items())
+    (folder / "regions.bed").write_text(bed)
     table = _tracks(organism)
     for track, row in table.iterrows():
         assay = row["description"].partition(":")[0]
@@ -157,14 +158,18 @@ def _write_organism(folder: Path, organism: str, seed: int, number: int) -> None
                 pieces = [(0, unknown_start // RESOLUTION), (unknown_end // RESOLUTION, len(blocks))]
             for first, last in pieces:
                 file.addEntries(
-                    chrom, first * RESOLUTION, values=blocks[first:last].tolist(), span=RESOLUTION, step=RESOLUTION
+                    chrom,
+                    first * RESOLUTION,
+                    values=blocks[first:last].tolist(),
+                    span=RESOLUTION,
+                    step=RESOLUTION,
                 )
         file.close()
     table.to_csv(folder / "targets.txt", sep="\t", index=False)
 
 
 def _tracks(organism: str) -> pd.DataFrame:
-    rows = []
+    rows: list[dict] = []
     cells = CELLS[organism]
     for assay in ("DNASE", "ATAC", "CHIP", "CAGE"):
         for n in range(cells):
@@ -238,7 +243,7 @@ def _signals(bases: np.ndarray, grammar: _Grammar, organism: str, seed: int, num
     marked = rng.random((cells, MOTIFS)) < 0.5  # which motifs carry each cell's mark
     marked[:, 0] = True
     places = [np.concatenate(_occurrences(bases, motif)) for motif in grammar.motifs]
-    density = np.stack([np.bincount(p // RESOLUTION, minlength=blocks)[:blocks] for p in places]).astype(float)
+    density = np.stack([np.bincount(p // RESOLUTION, minlength=blocks)[:blocks] for p in places])
     opened = weights @ density
     signals = [_spread(row, ACCESSIBLE_SPREAD) for row in opened]
     signals += [_spread(row, 1.5 * ACCESSIBLE_SPREAD) for row in opened]

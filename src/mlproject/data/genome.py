@@ -76,6 +76,8 @@ class Genome:
             self.lengths: dict[str, int] = {name: entry.rlen for name, entry in self._fasta.index.items()}
         except (pyfaidx.FastaIndexingError, pyfaidx.IndexNotFoundError, ValueError, UnicodeError) as error:
             Path(f"{index}.{os.getpid()}").unlink(missing_ok=True)
+            if compressed:
+                plain.unlink(missing_ok=True)
             raise InputError(f"fasta {path}: is not FASTA ({_one_line(error)}).") from None
         if not self.lengths:
             raise InputError(f"fasta {path}: holds no sequence (no line starts with '>').")
@@ -127,7 +129,8 @@ def read_bed(
 ) -> list[tuple[Interval, str]]:
     """The regions of a BED file with their labels, in file order.
 
-    Header lines (`#`, `track`, `browser`) and blank lines are skipped; a byte order mark and CRLF are accepted.
+    Header lines (`#`, `track`, `browser`) and blank lines are skipped; a byte order mark and CRLF are
+    accepted.
 
     Args:
       path: BED file, columns separated by tabs (or blanks), plain or gzip.

@@ -7,8 +7,8 @@
     DATA/ORGANISM/manifest.json      sha256, bytes and records of each shard; datasets built here have it
 
 A record has two features: `sequence`, the raw bytes of a `[seq_length, 4]` bool (order A C G T; N is a row of
-False), and `target`, the raw bytes of a `[target_length, num_targets]` float16. The newer Baskerville records write
-`sequence` as `[seq_length]` uint8 (0 to 3, 4 = N); the number of bytes tells which.
+False), and `target`, the raw bytes of a `[target_length, num_targets]` float16. The newer Baskerville records
+write `sequence` as `[seq_length]` uint8 (0 to 3, 4 = N); the number of bytes tells which.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ _ONE_HOT = np.vstack([np.eye(4, dtype=bool), np.zeros((1, 4), bool)])
 
 
 class Example(NamedTuple):
-    """One window: `sequence` `[L]` uint8 base codes (A C G T = 0 to 3, N = 4), `target` `[bins, tracks]` float16."""
+    """One window: base codes `[L]` uint8 (A C G T = 0 to 3, N = 4) and `target` `[bins, tracks]` float16."""
 
     sequence: np.ndarray
     target: np.ndarray
@@ -41,7 +41,8 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class Statistics:
-    """What `statistics.json` says; lengths in bp except `target_length`, which counts bins of `pool_width` bp.
+    """What `statistics.json` says; lengths in bp except `target_length`, which counts bins of `pool_width`
+    bp.
 
     `extras` keeps every other entry of the file.
     """
@@ -178,7 +179,8 @@ def open_dataset(folder: str | os.PathLike, organism: str) -> TrackDataset:
     """Open `folder/organism` and check that its files agree with each other.
 
     Raises:
-      InputError: the folder or organism is absent, a file is wrong, or rows of `targets.txt` are not `num_targets`.
+      InputError: the folder or organism is absent, a file is wrong, or rows of `targets.txt` are not
+        `num_targets`.
     """
     folder = Path(folder)
     path = folder / organism
@@ -261,8 +263,8 @@ def read_shard(
         codes = _sequence_codes(sequence, length)
         if codes is None:
             raise InputError(
-                f"{path}: sequence of record {number} has {len(sequence)} bytes, which is neither {length} base "
-                f"codes nor a one-hot of {length} x 4 (seq_length of statistics.json)."
+                f"{path}: sequence of record {number} has {len(sequence)} bytes or other values, "
+                f"neither {length} base codes nor a one-hot of {length} x 4 (seq_length of statistics.json)."
             )
         yield Example(codes, np.frombuffer(target, "<f2").reshape(shape))
 
@@ -323,7 +325,8 @@ def shard_counts(
         entry = dataset.manifest.get(shard.name)
         if entry and state.st_size != entry["bytes"]:
             raise InputError(
-                f"{shard}: is truncated or corrupt ({state.st_size} bytes, the manifest says {entry['bytes']})."
+                f"{shard}: is truncated or corrupt ({state.st_size} bytes, "
+                f"the manifest says {entry['bytes']})."
             )
         if entry and not full:
             counts.append(int(entry["records"]))

@@ -1,8 +1,8 @@
 """Signal from bigWig files, binned and transformed.
 
-The order is that of new Baskerville, `TRANSFORM_ORDER`: multiply by `scale`, pool to bins with `sum_stat`, then
-`clip_soft`, then `clip` (hound_data_read.py of calico/baskerville). Old Basenji scaled last; a dataset says in
-`statistics.json` (`transform_order`) which one made it.
+The order is that of new Baskerville, `TRANSFORM_ORDER`: multiply by `scale`, pool to bins with `sum_stat`,
+then `clip_soft`, then `clip` (hound_data_read.py of calico/baskerville). Old Basenji scaled last; a dataset
+says in `statistics.json` (`transform_order`) which one made it.
 
     *_sqrt        y = -1 + sqrt(1 + x), x the pooled value
     clip_soft c   y > c becomes c - 1 + sqrt(y - c + 1)
@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,7 +35,7 @@ def pool(values: np.ndarray, bin_size: int, sum_stat: str) -> np.ndarray:
 
     A `_sqrt` of a pooled value below -1 is NaN.
     """
-    how = _POOLS[sum_stat.removesuffix("_sqrt")]
+    how: Any = _POOLS[sum_stat.removesuffix("_sqrt")]
     with np.errstate(over="ignore", invalid="ignore"):
         pooled = how(values.reshape(-1, bin_size), axis=1).astype(np.float32)
         return np.sqrt(1 + pooled) - 1 if sum_stat.endswith("_sqrt") else pooled
@@ -52,8 +53,9 @@ def clipped(values: np.ndarray, clip_soft: float | np.ndarray, clip: float | np.
 def coarsen(target: np.ndarray, factor: int, targets: pd.DataFrame) -> np.ndarray:
     """Join every `factor` bins of stored targets into one, as if they had been binned so from the start.
 
-    `clip_soft` and the square root are undone, the bins joined by their track's `sum_stat`, and both done again.
-    That is exact for sum, mean and max except where `clip` had cut a bin; a median becomes the mean of medians.
+    `clip_soft` and the square root are undone, the bins joined by their track's `sum_stat`, and both done
+    again. That is exact for sum, mean and max except where `clip` had cut a bin; a median becomes the mean of
+    medians.
 
     Args:
       target: `[..., bins, tracks]`.
@@ -125,8 +127,8 @@ def check_bigwigs(paths: Sequence[Path], names: Sequence[str]) -> list[dict[str,
                     summary = struct.unpack(_MAGIC[header[:4]] + "Q4d", file.read(40))
                     if not all(math.isfinite(value) for value in summary[1:]):
                         raise InputError(
-                            f"bigWig {path} ({name}): stores NaN or infinite values; remove them from the file "
-                            "(leave positions out where nothing was measured)."
+                            f"bigWig {path} ({name}): stores NaN or infinite values; "
+                            "leave positions out of the file where nothing was measured."
                         )
                 elif summary_at > size - 40:
                     raise InputError(f"bigWig {path} ({name}): is truncated.")
@@ -195,9 +197,9 @@ class SignalReader:
     ) -> np.ndarray:
         """Targets of windows of one chromosome: `[windows, length // bin_size, tracks]` float16.
 
-        Each track is read in one stretch from the first start to the last end. Positions without a value count
-        as 0. Blacklisted positions are kept within plus and minus the window's median of the track, as Baskerville
-        does. Values beyond float16 are limited to its range and counted.
+        Each track is read in one stretch from the first start to the last end. Positions without a value
+        count as 0. Blacklisted positions are kept within plus and minus the window's median of the track, as
+        Baskerville does. Values beyond float16 are limited to its range and counted.
 
         Args:
           chrom: chromosome name.
@@ -231,7 +233,8 @@ class SignalReader:
                     where = start + bin_size * int(np.argmin(np.isfinite(binned)))
                     raise InputError(
                         f"track {self._identifiers[track]}, bigWig {self._paths[track]}: the target at "
-                        f"{chrom}:{where} is NaN or infinite after scale {self._scale[track]:g} and {sum_stat}."
+                        f"{chrom}:{where} is NaN or infinite "
+                        f"(after scale {self._scale[track]:g} and {sum_stat})."
                     )
                 binned = clipped(binned, self._clip_soft[track], self._clip[track])
                 limit = np.float32(np.finfo(np.float16).max)

@@ -10,18 +10,13 @@ import pandas as pd
 
 from mlproject.errors import InputError
 
-SUM_STATS = (
-    "sum", "mean", "max", "median", "sum_sqrt", "mean_sqrt", "max_sqrt", "median_sqrt",
-)  # fmt: skip
-COLUMNS = (
-    "index", "genome", "identifier", "file", "clip", "clip_soft", "scale", "sum_stat", "strand_pair", "description",
-)  # fmt: skip
+SUM_STATS = ("sum", "mean", "max", "median", "sum_sqrt", "mean_sqrt", "max_sqrt", "median_sqrt")
 _REQUIRED = ("identifier", "file", "description")
 _SPELLINGS = {"avg": "mean", "avg_sqrt": "mean_sqrt"}
 
 
 def category(description: str) -> str:
-    """The kind of assay: what precedes the first colon, upper case ("CHIP", "DNASE", ...); "OTHER" without one."""
+    """The kind of assay: what precedes the first colon, upper case ("CHIP", ...); "OTHER" without one."""
     prefix, colon, _ = str(description).partition(":")
     return prefix.strip().upper() if colon and prefix.strip() else "OTHER"
 
@@ -34,9 +29,9 @@ def read_targets(path: str | os.PathLike) -> pd.DataFrame:
 
     Returns:
       Columns index (int, the row number where the file has none), genome (int, default 0), identifier, file
-      (str), clip, clip_soft (float, NaN for none), scale (float, default 1), sum_stat (one of `SUM_STATS`, default
-      sum), strand_pair (nullable Int64: position of the track of the other strand), description and category
-      (str); then whatever other columns the file has, as text.
+      (str), clip, clip_soft (float, NaN for none), scale (float, default 1), sum_stat (one of `SUM_STATS`,
+      default sum), strand_pair (nullable Int64: position of the track of the other strand), description and
+      category (str); then whatever other columns the file has, as text.
 
     Raises:
       InputError: the file, a column or a row is wrong; the message names it.
@@ -65,7 +60,8 @@ def read_targets(path: str | os.PathLike) -> pd.DataFrame:
     missing = [name for name in _REQUIRED if name not in raw.columns]
     if missing:
         raise InputError(
-            f"targets {path}: has no column {missing[0]!r}; it has {', '.join(raw.columns)} (separated by tabs)."
+            f"targets {path}: has no column {missing[0]!r}; "
+            f"it has {', '.join(raw.columns)} (separated by tabs)."
         )
     rows = len(raw)
     table = pd.DataFrame(
@@ -129,7 +125,8 @@ def _sum_stats(raw, path) -> list[str]:
     for row, value in enumerate(values):
         if value not in SUM_STATS:
             raise InputError(
-                f"targets {path}, row {row + 1}: sum_stat is {value!r}, expected one of {', '.join(SUM_STATS)}."
+                f"targets {path}, row {row + 1}: sum_stat is {value!r}, "
+                f"expected one of {', '.join(SUM_STATS)}."
             )
     return values
 
@@ -153,7 +150,7 @@ def _strand_pairs(raw, path) -> pd.Series:
     for row, partner in enumerate(pairs):
         if partner is not None and pairs[partner] != row:
             raise InputError(
-                f"targets {path}, row {row + 1}: strand_pair names row {partner + 1}, which names another one."
+                f"targets {path}, row {row + 1}: strand_pair names row {partner + 1}, which names another."
             )
     return pd.Series(pairs, dtype="Int64")
 

@@ -1,10 +1,11 @@
 """The container format: ZLIB-compressed TFRecord files of `tf.train.Example`, without TensorFlow.
 
-A file is one ZLIB stream of frames. A frame is: length (uint64), masked CRC-32C of the length (uint32), that many
-bytes, masked CRC-32C of the bytes (uint32), all little-endian
-(https://www.tensorflow.org/tutorials/load_data/tfrecord). Worker processes of a build write these without loading
-TensorFlow, and a reader can tell a file that was cut from one that ended: the ZLIB trailer holds the length's end
-and an Adler-32 sum of all bytes, and TensorFlow's own reader takes a missing trailer for the end of the data.
+A file is one ZLIB stream of frames. A frame is: length (uint64), masked CRC-32C of the length (uint32), that
+many bytes, masked CRC-32C of the bytes (uint32), all little-endian
+(https://www.tensorflow.org/tutorials/load_data/tfrecord). Worker processes of a build write these without
+loading TensorFlow, and a reader can tell a file that was cut from one that ended: the ZLIB trailer holds the
+length's end and an Adler-32 sum of all bytes, and TensorFlow's own reader takes a missing trailer for the end
+of the data.
 """
 
 import os
@@ -52,8 +53,8 @@ def _zeros(power: int) -> np.ndarray:
 def crc32c(data: bytes) -> int:
     """CRC-32C of at least four bytes.
 
-    Stripes of the data are summed side by side and joined two by two, since the sum of a joined pair is the left
-    sum moved past the right stripe's length, plus the right sum.
+    Stripes of the data are summed side by side and joined two by two, since the sum of a joined pair is the
+    left sum moved past the right stripe's length, plus the right sum.
     """
     assert len(data) >= 4
     power = max(0, (len(data).bit_length() - 1) // 2)
@@ -161,8 +162,8 @@ def write_records(path: str | os.PathLike, records: Iterable[bytes]) -> int:
 def read_records(path: str | os.PathLike, check: bool = False) -> Iterator[bytes]:
     """The records of a compressed TFRecord file, one at a time.
 
-    Every byte is covered by the ZLIB stream's own sum, which is compared at its end; `check=True` also compares the
-    CRC-32C of each record.
+    Every byte is covered by the ZLIB stream's own sum, which is compared at its end; `check=True` also
+    compares the CRC-32C of each record.
 
     Raises:
       InputError: the file is absent, empty, cut short anywhere, or damaged; names the file.

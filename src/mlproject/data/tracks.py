@@ -19,11 +19,11 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from mlproject.data.genome import Genome, Interval, name_some, read_bed
+from mlproject.data.genome import Genome, Interval, name_some
 from mlproject.data.records import SUBSETS, Example, Statistics, file_sha256, write_shard
 from mlproject.data.signals import TRANSFORM_ORDER, SignalReader, check_bigwigs
 from mlproject.data.targets import category, read_targets, write_targets
-from mlproject.data.windows import Regions, Window, place_windows
+from mlproject.data.windows import Regions, Window, allowed_regions, place_windows, read_blacklist
 from mlproject.errors import InputError
 
 __all__ = ["build", "category", "locked", "read_targets"]
@@ -107,8 +107,8 @@ def build(
       target_length: bins per window, in the window's centre.
       bin_size: bp per bin.
       stride: bp from window to window; 0 for the length of the target.
-      blacklist: BED; windows whose target is more than half blacklisted are left out, in the others blacklisted
-        positions are kept within plus and minus the window's median of the track.
+      blacklist: BED; windows whose target is more than half blacklisted are left out, in the others
+        blacklisted positions are kept within plus and minus the window's median of the track.
       min_std: leave out windows where every track's standard deviation over bins is below this.
       valid, test: chromosomes of these subsets; all others are train.
       split_column: the fourth BED column says train, valid or test instead.
@@ -130,27 +130,23 @@ def build(
         raise InputError(f"organism {organism!r}: use letters, digits, '_', '-' and '.'; it names a folder.")
     crop_bp = _geometry(sequence_length, crop_bp, target_length, bin_size)
     stride = stride or sequence_length - 2 * crop_bp
-    for name, value, least in (
-        ("stride", stride, 1), ("examples_per_shard", examples_per_shard, 1), ("workers", workers, 1),
-        ("max_train", max_train, 0), ("max_valid", max_valid, 0), ("max_test", max_test, 0), ("seed", seed, 0),
-        ("min_std", min_std, 0),
-    ):  # fmt: skip
-        if not value >= least:
-            raise InputError(f"{name} is {value}, expected {least} or more.")
+    _at_least(1, stride=stride, examples_per_shard=examples_per_shard, workers=workers)
+    limits = {"train": max_train, "valid": max_valid, "test": max_test}
+    _at_least(0, **{f"max_{subset}": limit for subset, limit in limits.items()}, seed=seed, min_std=min_std)
     targets = read_targets(targets_path)
     bigwigs = [Path(targets_path).parent / name for name in targets["file"]]
     genome = Genome(fasta, work_dir)
     lengths = genome.lengths
     genome.close()
-    regions = _regions(regions_bed, lengths, split_column, valid, test)
-    chroms = set(dict.fromkeys(interval.chrom for interval, _ in regions))
-    black = _blacklist(blacklist, lengths)
+    regions = allowed_regions(regions_bed, lengths, split_column, valid, test)
+    chroms = {interval.chrom for interval, _ in regions}
+    black = read_blacklist(blacklist, lengths)
     _check_signal(bigwigs, targets, lengths, chroms, fasta)
     options = {
         "organism": organism, "sequence_length": sequence_length, "crop_bp": crop_bp, "bin_size": bin_size,
         "stride": stride, "min_std": min_std, "valid": sorted(valid), "test": sorted(test),
-        "split_column": split_column, "max_train": max_train, "max_valid": max_valid, "max_test": max_test,
-        "seed": seed, "examples_per_shard": examples_per_shard,
+        "split_column": split_column, "limits": limits, "seed": seed,
+        "examples_per_shard": examples_per_shard,
         "fasta": _identity(fasta), "regions": _identity(regions_bed), "blacklist": _identity(blacklist),
         "targets": hashlib.sha256(Path(targets_path).read_bytes()).hexdigest(),
         "bigwigs": hashlib.sha256(json.dumps([_identity(p) for p in bigwigs]).encode()).hexdigest(),
@@ -159,15 +155,24 @@ def build(
     if final.exists():
         return _existing(final, options)
     placement = place_windows(
-        regions, lengths, sequence_length=sequence_length, crop_bp=crop_bp, stride=stride, valid=valid, test=test,
-        labelled=split_column, blacklist=Regions(black), seed=seed,
-        limits={"train": max_train, "valid": max_valid, "test": max_test},
-    )  # fmt: skip
-    plan = _Plan(
-        str(fasta), str(work_dir), targets, bigwigs, black, crop_bp, bin_size, min_std
-    )  # fmt: skip
+        regions,
+        lengths,
+        sequence_length=sequence_length,
+        crop_bp=crop_bp,
+        stride=stride,
+        valid=valid,
+        test=test,
+        labelled=split_column,
+        blacklist=Regions(black),
+        limits=limits,
+        seed=seed,
+    )
+    plan = _Plan(str(fasta), str(work_dir), targets, bigwigs, black, crop_bp, bin_size, min_std)
     created = not Path(output).exists()
-    Path(output).mkdir(parents=True, exist_ok=True)
+    try:
+        Path(output).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"output {output}: cannot be made ({error.strerror}).") from None
     try:
         with locked(Path(output)):
             if final.exists():  # another process was first
@@ -203,6 +208,12 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def _at_least(least: int, **values: float) -> None:
+    for name, value in values.items():
+        if not value >= least:
+            raise InputError(f"{name} is {value}, expected {least} or more.")
+
+
 def _geometry(sequence_length: int, crop_bp: int | None, target_length: int | None, bin_size: int) -> int:
     if bin_size < 1 or sequence_length < bin_size or sequence_length % bin_size:
         raise InputError(f"sequence_length is {sequence_length}, expected a multiple of bin_size {bin_size}.")
@@ -213,8 +224,8 @@ def _geometry(sequence_length: int, crop_bp: int | None, target_length: int | No
         crop_bp, rest = divmod(sequence_length - target_length * bin_size, 2)
         if rest or crop_bp < 0 or target_length < 1:
             raise InputError(
-                f"target_length is {target_length}: {target_length} bins of {bin_size} bp do not lie in the centre "
-                f"of {sequence_length} bp."
+                f"target_length is {target_length}: {target_length} bins of {bin_size} bp do not lie in "
+                f"the centre of {sequence_length} bp."
             )
     target_bp = sequence_length - 2 * crop_bp
     if crop_bp < 0 or target_bp < bin_size or target_bp % bin_size:
@@ -225,68 +236,20 @@ def _geometry(sequence_length: int, crop_bp: int | None, target_length: int | No
     return crop_bp
 
 
-def _regions(bed, lengths, split_column: bool, valid, test) -> list[tuple[Interval, str]]:
-    if bed is None:
-        if split_column:
-            raise InputError(
-                "split_column needs regions: a BED whose fourth column says train, valid or test."
-            )
-        regions = [(Interval(chrom, 0, length), "") for chrom, length in lengths.items()]
-    else:
-        regions = read_bed(bed, lengths, split_column)
-        if not regions:
-            raise InputError(f"bed {bed}: has no regions.")
-    if split_column:
-        if valid or test:
-            raise InputError("give split_column or the chromosomes valid and test, not both.")
-        for row, (_, label) in enumerate(regions):
-            if label not in SUBSETS:
-                raise InputError(
-                    f"bed {bed}, region {row + 1}: the fourth column is {label!r}, expected train, valid or test."
-                )
-        return regions
-    if not valid or not test:
-        raise InputError(
-            f"{'test' if valid else 'valid'} names no chromosome; choose from {name_some(lengths)} "
-            "(or give split_column and a BED with train, valid or test in its fourth column)."
-        )
-    there = dict.fromkeys(interval.chrom for interval, _ in regions)
-    for name, chosen in (("valid", valid), ("test", test)):
-        for chrom in chosen:
-            if chrom not in there:
-                side = "FASTA" if bed is None else f"regions of {bed}"
-                raise InputError(f"{name} names chromosome {chrom}, the {side} have {name_some(there)}.")
-    both = sorted(set(valid) & set(test))
-    if both:
-        raise InputError(f"chromosome {both[0]} is in valid and in test; a chromosome belongs to one subset.")
-    return regions
-
-
-def _blacklist(bed, lengths) -> list[Interval]:
-    if bed is None:
-        return []
-    black = [interval for interval, _ in read_bed(bed)]
-    chroms = dict.fromkeys(interval.chrom for interval in black)
-    if black and not any(chrom in lengths for chrom in chroms):
-        raise InputError(
-            f"blacklist {bed} names chromosomes {name_some(chroms)}, the FASTA has {name_some(lengths)}: none match."
-        )
-    return black
-
-
 def _check_signal(bigwigs, targets, lengths, chroms: set[str], fasta) -> None:
     found = check_bigwigs(bigwigs, list(targets["identifier"]))
     for path, sizes in zip(bigwigs, found, strict=True):
         for chrom in sorted(chroms):
             if chrom not in sizes:
                 raise InputError(
-                    f"chromosome {chrom} is in the regions but not in bigWig {path}, which has {name_some(sizes)}; "
-                    "the names must match (or give regions of the chromosomes that every bigWig has)."
+                    f"chromosome {chrom} is in the regions but not in bigWig {path}, which has "
+                    f"{name_some(sizes)}; the names must match "
+                    "(or give regions on the chromosomes that every bigWig has)."
                 )
             if sizes[chrom] != lengths[chrom]:
                 raise InputError(
-                    f"chromosome {chrom} is {lengths[chrom]} bp in {fasta} and {sizes[chrom]} bp in bigWig {path}: "
-                    "they are of different genomes."
+                    f"chromosome {chrom} is {lengths[chrom]} bp in {fasta} and {sizes[chrom]} bp in bigWig "
+                    f"{path}: they are of different genomes."
                 )
 
 

@@ -1,12 +1,13 @@
 """Regions to windows: where the examples of a dataset lie and which subset each belongs to."""
 
 import bisect
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from mlproject.data.genome import Interval, name_some
+from mlproject.data.genome import Interval, name_some, read_bed
 from mlproject.data.records import SUBSETS
 from mlproject.errors import InputError
 
@@ -25,6 +26,73 @@ class Placement(NamedTuple):
 
     windows: list[Window]
     dropped: dict[str, int]
+
+
+def allowed_regions(
+    bed: str | os.PathLike | None,
+    lengths: dict[str, int],
+    split_column: bool,
+    valid: Sequence[str],
+    test: Sequence[str],
+) -> list[tuple[Interval, str]]:
+    """The regions that targets must lie in, with labels where `split_column`; None for whole chromosomes.
+
+    Raises:
+      InputError: the BED is wrong, or it and the subsets do not name the same chromosomes.
+    """
+    if bed is None:
+        if split_column:
+            raise InputError(
+                "split_column needs regions: a BED whose fourth column says train, valid or test."
+            )
+        regions = [(Interval(chrom, 0, length), "") for chrom, length in lengths.items()]
+    else:
+        regions = read_bed(bed, lengths, split_column)
+        if not regions:
+            raise InputError(f"bed {bed}: has no regions.")
+    if split_column:
+        if valid or test:
+            raise InputError("give split_column or the chromosomes valid and test, not both.")
+        for row, (_, label) in enumerate(regions):
+            if label not in SUBSETS:
+                raise InputError(
+                    f"bed {bed}, region {row + 1}: the fourth column is {label!r}, "
+                    "expected train, valid or test."
+                )
+        return regions
+    if not valid or not test:
+        raise InputError(
+            f"{'test' if valid else 'valid'} names no chromosome; choose from {name_some(lengths)} "
+            "(or give split_column and a BED with train, valid or test in its fourth column)."
+        )
+    there = dict.fromkeys(interval.chrom for interval, _ in regions)
+    for name, chosen in (("valid", valid), ("test", test)):
+        for chrom in chosen:
+            if chrom not in there:
+                side = "FASTA" if bed is None else f"regions of {bed}"
+                raise InputError(f"{name} names chromosome {chrom}, the {side} have {name_some(there)}.")
+    both = sorted(set(valid) & set(test))
+    if both:
+        raise InputError(f"chromosome {both[0]} is in valid and in test; a chromosome belongs to one subset.")
+    return regions
+
+
+def read_blacklist(bed: str | os.PathLike | None, lengths: dict[str, int]) -> list[Interval]:
+    """The regions of a blacklist; chromosomes that the FASTA lacks are no mistake unless it lacks all.
+
+    Raises:
+      InputError: the BED is wrong, or none of its chromosomes is in the FASTA.
+    """
+    if bed is None:
+        return []
+    black = [interval for interval, _ in read_bed(bed)]
+    chroms = dict.fromkeys(interval.chrom for interval in black)
+    if black and not any(chrom in lengths for chrom in chroms):
+        raise InputError(
+            f"blacklist {bed} names chromosomes {name_some(chroms)}, the FASTA has {name_some(lengths)}: "
+            "none match."
+        )
+    return black
 
 
 class Regions:
@@ -75,12 +143,12 @@ def place_windows(
 ) -> Placement:
     """Tile the regions with windows and deal them to subsets.
 
-    A window's target lies inside a region; its sequence may leave the region but not the chromosome. Windows whose
-    target is more than half blacklisted are left out. Where the BED labels the regions, a train window whose
-    sequence touches a valid or test region is left out, since the model would see it.
+    A window's target lies inside a region; its sequence may leave the region but not the chromosome. Windows
+    whose target is more than half blacklisted are left out. Where the BED labels the regions, a train window
+    whose sequence touches a valid or test region is left out, since the model would see it.
 
-    Runs of up to `run_length` neighbouring windows stay together, so that their signal is read in one stretch; the
-    runs are shuffled by the seed.
+    Runs of up to `run_length` neighbouring windows stay together, so that their signal is read in one
+    stretch; the runs are shuffled by the seed.
 
     Args:
       regions: allowed regions with their label (used where `labelled`).
