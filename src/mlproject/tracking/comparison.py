@@ -1,8 +1,8 @@
 """A link that opens MLflow's UI on a ready comparison of the runs of one grid.
 
 The UI keeps a shared view as JSON in the experiment tag `mlflow.sharedViewState.NAME`, and shows it when an
-address ends with `viewStateShareKey=NAME`. That is not documented (this is the form of MLflow 3.17), so a view
-that cannot be written is a warning, and without it the link still opens the experiment.
+address has `viewStateShareKey=NAME`. That is not documented (this is the form of MLflow 3.17), so a view that
+cannot be written is a warning, and without it the link still opens the charts of the experiment.
 """
 
 import json
@@ -16,72 +16,63 @@ from mlproject.tracking import store
 from mlproject.tracking.runs import Run
 
 _MOST_RUNS = 100  # that one chart of the UI draws
+_CATEGORIES = ("DNASE", "CAGE", "CHIP", "ATAC")
 
 
 def share_comparison(
     run: Run,
     grid: str,
     *,
-    metrics: Sequence[str],
-    params: Sequence[str] = (),
-    columns: Sequence[str] = (),
-    series: Mapping[str, str] | None = None,
+    group: str = "variant",
+    colors: Mapping[str, str] | None = None,
+    metrics: Sequence[str] = ("pearson/mean", *(f"pearson/{name}" for name in _CATEGORIES)),
+    params: Sequence[str] = ("encoding", "positions", "values"),
+    series: Sequence[str] = ("loss",),
 ) -> str:
-    """Shares a view of all runs tagged with `grid` in the experiment of `run`, and returns how to open it.
+    """Shares a view of the child runs tagged with `grid` in the experiment of `run`; returns how to open it.
+
+    It shows a bar for each run, those of one group together and in one colour, best group first; parallel
+    coordinates of `params` against `metrics`; and curves.
 
     Args:
         run: any run of the experiment.
         grid: value of the tag `grid`.
-        metrics: final numbers, most important first: the first is drawn as bars and orders the runs; all of
-            them end the parallel coordinates and are columns.
-        params: parameters that begin the parallel coordinates, and are columns.
-        columns: further parameters to show as columns, before the others.
-        series: metrics by step to draw as curves, with their titles.
+        group: parameter that names what is compared; runs that have none are left out.
+        colors: a colour (#RRGGBB) for each value of `group`.
+        metrics: final numbers, most important first: it orders the groups.
+        params: parameters that begin the parallel coordinates.
+        series: metrics by step.
 
     Returns:
-        The address; for a local store, first the command that starts the UI on it.
+        The address; for a local store after a line with the command that starts the UI on it.
     """
-    name = f"{grid}-comparison"
-    view = _view(grid, list(metrics), list(params), list(columns), dict(series or {}))
+    name = f"comparison-{grid}"
     address = f"{store.ui_address(run.client)}/#/experiments/{run.experiment_id}/runs"
-    query = "?workflowType=machine_learning&compareRunsMode=CHART"
+    address += "?workflowType=machine_learning&compareRunsMode=CHART"
     try:
-        run.client.set_experiment_tag(run.experiment_id, f"mlflow.sharedViewState.{name}", json.dumps(view))
-        query += f"&viewStateShareKey={name}"
+        if colors:
+            _paint(run, grid, group, colors)
+        view = json.dumps(_view(grid, group, list(metrics), list(params), list(series)))
+        run.client.set_experiment_tag(run.experiment_id, f"mlflow.sharedViewState.{name}", view)
+        address += f"&viewStateShareKey={name}"
     except MlflowException as error:
         print(f"warning: no ready comparison in the UI: {error}", file=sys.stderr)
     command = store.ui_command(run.client)
-    return f"{command}\n{address}{query}" if command else address + query
+    return f"{command}\n{address}" if command else address
 
 
-def _view(
-    grid: str, metrics: list[str], params: list[str], columns: list[str], series: dict[str, str]
-) -> dict[str, Any]:
-    sections = [
-        {"uuid": f"section-{index}", "name": title, "display": True, "isReordered": True, "deleted": False}
-        for index, title in enumerate(("Results", "Training"))
-    ]
-    results = [
-        _chart("BAR", "section-0", metrics[0], metricKey=metrics[0], runsCountToCompare=_MOST_RUNS),
-        _chart(
-            "PARALLEL",
-            "section-0",
-            "Switches and results",
-            selectedParams=params,
-            selectedMetrics=metrics,
-            showAllRuns=False,
-        ),
-    ]
-    results += [
-        _chart("BAR", "section-0", metric, metricKey=metric, runsCountToCompare=_MOST_RUNS)
-        for metric in metrics[1:]
-    ]
-    curves = [
-        _chart("LINE", "section-1", title, metricKey=key, selectedMetricKeys=[key], **_LINE)
-        for key, title in series.items()
-    ]
+def _paint(run: Run, grid: str, group: str, colors: Mapping[str, str]) -> None:
+    for found in run.client.search_runs([run.experiment_id], f"tags.grid = '{grid}'"):
+        color = colors.get(found.data.params.get(group, ""))
+        if color and found.data.tags.get("mlflow.runColor") != color:
+            run.client.set_tag(found.info.run_id, "mlflow.runColor", color)
+
+
+def _view(grid: str, group: str, metrics: list[str], params: list[str], series: list[str]) -> dict[str, Any]:
+    overview, others, curves = "section-overview", "section-others", "section-curves"
+    bars = {"runsCountToCompare": _MOST_RUNS}
     return {
-        "searchFilter": f"tags.grid = '{grid}'",
+        "searchFilter": f"tags.grid = '{grid}' AND params.{group} != ''",
         "orderByKey": f"metrics.`{metrics[0]}`",
         "orderByAsc": False,
         "startTime": "ALL",
@@ -89,17 +80,33 @@ def _view(
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
         "selectedColumns": [
-            *(f"params.`{name}`" for name in [*columns, *params]),
+            "attributes.`Dataset`",
             *(f"metrics.`{name}`" for name in metrics),
+            *(f"params.`{name}`" for name in (group, "seed", *params)),
         ],
         "runsHiddenMode": "SHOW_ALL",
-        "compareRunSections": sections,
-        "compareRunCharts": results + curves,
+        # rows in groups, charts of single runs: charts of groups would have no parallel coordinates
+        "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "param", "groupByData": group}]},
+        "useGroupedValuesInCharts": False,
+        "compareRunSections": [
+            _section(overview, "Overview", columns=1, height=400),
+            _section(others, "By category", columns=2, height=400),
+            _section(curves, "Training", columns=2, height=400),
+        ],
+        "compareRunCharts": [
+            _chart("BAR", overview, metrics[0], metricKey=metrics[0], **bars),
+            _chart(
+                "PARALLEL", overview, "all", selectedParams=params, selectedMetrics=metrics, showAllRuns=False
+            ),
+            *(_chart("BAR", others, metric, metricKey=metric, **bars) for metric in metrics[1:]),
+            *(
+                _chart("LINE", curves, key, metricKey=key, selectedMetricKeys=[key], **_LINE)
+                for key in series
+            ),
+        ],
         "isAccordionReordered": True,
         "viewMaximized": False,
         "runListHidden": False,
-        "groupBy": None,
-        "useGroupedValuesInCharts": True,
         "hideEmptyCharts": True,
         "autoRefreshEnabled": True,
     }
@@ -121,13 +128,11 @@ _LINE = {
 }
 
 
-def _chart(kind: str, section: str, title: str, **settings: Any) -> dict[str, Any]:
-    return {
-        "uuid": f"{section}-{kind}-{settings.get('metricKey', 'parallel')}",
-        "type": kind,
-        "metricSectionId": section,
-        "displayName": title,
-        "deleted": False,
-        "isGenerated": False,
-        **settings,
-    }
+def _section(name: str, title: str, *, columns: int, height: int) -> dict[str, Any]:
+    flags = {"display": True, "isReordered": True, "deleted": False}
+    return {"uuid": name, "name": title, "columns": columns, "cardHeight": height, **flags}
+
+
+def _chart(kind: str, section: str, key: str, **settings: Any) -> dict[str, Any]:
+    flags = {"deleted": False, "isGenerated": False}
+    return {"uuid": f"{section}-{kind}-{key}", "type": kind, "metricSectionId": section, **flags, **settings}
