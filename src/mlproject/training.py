@@ -39,10 +39,12 @@ class Adam:
             tuple(tf.Variable(tf.zeros_like(v), trainable=False) for _ in range(2)) for v in self.variables
         ]
 
-    def apply(self, gradients: Sequence[tf.Tensor], learning_rate: tf.Tensor) -> None:
-        """Moves every variable by one step."""
+    def apply(self, gradients: Sequence[tf.Tensor | None], learning_rate: tf.Tensor) -> None:
+        """Moves every variable by one step; one without a gradient (None) stays, and so do its moments."""
         count = tf.cast(self._count.assign_add(1), tf.float32)
         for variable, (first, second), gradient in zip(self.variables, self._moments, gradients, strict=True):
+            if gradient is None:  # the head of another organism
+                continue
             tf.raw_ops.ResourceApplyAdam(
                 var=variable.handle,
                 m=first.handle,
@@ -97,7 +99,7 @@ def make_step(loss_fn: LossFunction, optimizer: Adam, clip_norm: float = 0.0, co
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(optimizer.variables)
             loss, scalars = loss_fn(batch, True, key)
-        gradients = tape.gradient(loss, optimizer.variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        gradients = tape.gradient(loss, optimizer.variables)
         norm = tf.linalg.global_norm(gradients)
         if clip_norm:
             gradients, _ = tf.clip_by_global_norm(gradients, clip_norm, use_norm=norm)

@@ -1,0 +1,459 @@
+"""Train the eight Enformer variants over seeds and compare them track by track."""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import itertools
+import json
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from enformer_core import checkpoints, initial
+from enformer_core.enformer import FAMILIES, PRESETS, VARIANTS, Enformer, EnformerConfig, preset, variant
+from enformer_core.losses import poisson
+from enformer_core.saved_model import Predictor
+from tqdm import tqdm
+
+from mlproject import __version__, reporting, stopping
+from mlproject.data.batches import evaluation_batches, training_batches
+from mlproject.data.demo import demo_dataset
+from mlproject.data.records import SUBSETS, TrackDataset, open_dataset, verify
+from mlproject.errors import InputError, Stopped
+from mlproject.evaluation import Evaluation, evaluate
+from mlproject.training import Adam, Batch, Schedule, fit, make_step
+
+if TYPE_CHECKING:
+    from mlproject.tracking.runs import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Train the eight Enformer variants (Komlós encoding x rotary positions x rank-1 values) over seeds."""
+
+    data: str = "demo"
+    """Dataset folder in the Basenji layout (DATA/ORGANISM/statistics.json, ...), or demo: made-up data, built here."""
+    organisms: tuple[str, ...] = ("human",)
+    """Folders of the dataset to train on, in turn; each gets a head of its own. The first one names the results."""
+    variants: tuple[str, ...] = VARIANTS
+    """Variants to train: any of vanilla, komlos, rope, rank1, komlos_rope, komlos_rank1, rope_rank1, all."""
+    seeds: tuple[int, ...] = (42, 123, 2025)
+    """Seeds: of initial weights, order of examples, augmentation and dropout."""
+    preset: str = "tiny"
+    """Size of the model: full (1536 channels, 11 layers), quarter (384 channels) or tiny (seconds on a laptop)."""
+    family: str = "enformer"
+    """enformer, or ecozoi: attention as the published ablation code really built it."""
+    epochs: int = 20
+    """Epochs of steps_per_epoch steps; validation follows each."""
+    steps_per_epoch: int = 5
+    """Training steps of an epoch."""
+    warmup_steps: int = 50
+    """Steps over which the learning rate rises linearly."""
+    learning_rate: float = 5.0e-4
+    """Learning rate of Adam after the warm-up."""
+    batch_size: int = 1
+    """Windows of a training step."""
+    clip_norm: float = 0.0
+    """Gradients are scaled down to this global norm; 0 leaves them as they are."""
+    reverse_complement: bool = False
+    """Show each training window on a strand drawn at random."""
+    max_shift: int = 0
+    """Shift each training sequence by up to this many bp either way."""
+    eval_steps: int = 256
+    """Batches of the final evaluation, exactly; a smaller split is evaluated whole, and no window counts twice."""
+    eval_split: str = "test"
+    """Split of the final evaluation: test or valid."""
+    valid_steps: int = 16
+    """Batches of the validation split that are evaluated after each epoch."""
+    checkpoint_seconds: float = 10.0
+    """A training that is killed loses at most this much and one epoch."""
+    work_dir: Path = Path("work")
+    """Folder for the demo data and the checkpoints of unfinished trainings."""
+    experiment: str = "ablation"
+    """MLflow experiment."""
+
+
+# What may differ between two commands that continue the same grid.
+_NOT_OF_THE_GRID = ("data", "work_dir", "experiment", "checkpoint_seconds")
+
+
+def check(options: Options) -> None:
+    """Refuses what cannot run, before a run exists.
+
+    Raises:
+        InputError: one line that names the option or the file, what was found and what to do.
+    """
+    for name, choices in (("variants", VARIANTS), ("preset", PRESETS), ("family", FAMILIES), ("eval_split", SUBSETS[1:])):
+        chosen = getattr(options, name)
+        for word in (chosen,) if isinstance(chosen, str) else chosen:
+            if word not in choices:
+                raise InputError(f"--{name}: found {word!r}; it can be {', '.join(choices)}")
+    for name in ("variants", "seeds", "organisms"):
+        chosen = getattr(options, name)
+        if not chosen or len(set(chosen)) != len(chosen):
+            raise InputError(f"--{name}: found {','.join(map(str, chosen))!r}; give at least one, each once")
+    for name in ("epochs", "steps_per_epoch", "batch_size", "eval_steps", "valid_steps"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name}: found {getattr(options, name)}; it must be 1 or more")
+    for name in ("warmup_steps", "learning_rate", "clip_norm", "max_shift", "checkpoint_seconds"):
+        if getattr(options, name) < 0:
+            raise InputError(f"--{name}: found {getattr(options, name)}; it cannot be negative")
+    if options.data != "demo":
+        _configuration(options, _open(options, Path(options.data)))
+
+
+def run(options: Options, run: "Run") -> int:
+    """Trains what is missing of the grid, then writes its tables, figures and comparison.
+
+    Returns:
+        0, or 1 when a variant failed; the others have run all the same.
+    """
+    began = time.perf_counter()
+    tf.config.experimental.enable_op_determinism()
+    folder = demo_dataset(options.work_dir) if options.data == "demo" else Path(options.data)
+    datasets = _open(options, folder)
+    config = _configuration(options, datasets)
+    grid = _grid(options, datasets)
+    run.tag({"grid": grid})
+    run.rename(f"ablation {grid[:8]}")
+    with _only_one(options.work_dir / "ablation" / f"{grid}.lock"):
+        outcomes = _train_grid(options, run, datasets, config, grid)
+    _report(options, run, datasets, outcomes, grid)
+    steps = sum(outcome.seconds_in_steps for outcome in outcomes)
+    run.summarize({"seconds/total": time.perf_counter() - began, "seconds/in_steps": steps})
+    failures = [outcome for outcome in outcomes if outcome.failure]
+    for outcome in failures:
+        print(f"FAILED {outcome.variant} seed {outcome.seed}: {outcome.failure}")
+    return 1 if failures else 0
+
+
+@dataclasses.dataclass
+class _Outcome:
+    """What one child run ended with: final numbers and the track table of each organism, or a failure."""
+
+    variant: str
+    seed: int
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    tracks: dict[str, pd.DataFrame] = dataclasses.field(default_factory=dict)
+    failure: str = ""
+    seconds_in_steps: float = 0.0
+
+
+# --- what goes in -------------------------------------------------------------------------------------------------
+
+
+def _open(options: Options, folder: Path) -> dict[str, TrackDataset]:
+    datasets = {organism: open_dataset(folder, organism) for organism in options.organisms}
+    for dataset in datasets.values():
+        for subset in {"train", "valid", options.eval_split}:
+            dataset.shards(subset)
+        verify(dataset, options.work_dir)
+    return datasets
+
+
+def _configuration(options: Options, datasets: Mapping[str, TrackDataset]) -> EnformerConfig:
+    lengths = {name: (dataset.statistics.seq_length, dataset.head_bins()) for name, dataset in datasets.items()}
+    if len(set(lengths.values())) > 1:
+        found = "; ".join(f"{name} {length} bp, {bins} bins" for name, (length, bins) in lengths.items())
+        raise InputError(f"--organisms: one model needs windows of one size, found {found}; build them alike")
+    sequence_length, bins = next(iter(lengths.values()))
+    try:
+        return preset(
+            options.preset,
+            heads={name: dataset.statistics.num_targets for name, dataset in datasets.items()},
+            sequence_length=sequence_length,
+            target_length=bins,
+        )
+    except ValueError as error:
+        raise InputError(f"{next(iter(datasets.values())).path / 'statistics.json'}: {error}") from error
+
+
+def _grid(options: Options, datasets: Mapping[str, TrackDataset]) -> str:
+    """A hash of all that the numbers of a grid depend on: the same command finds its own runs again by it."""
+    chosen = {name: value for name, value in dataclasses.asdict(options).items() if name not in _NOT_OF_THE_GRID}
+    chosen["datasets"] = {name: dataset.digest for name, dataset in datasets.items()}
+    chosen["version"] = __version__
+    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    """Keeps a second process from training the same grid; the system lets go of the lock however this one ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{path}: another process is training this grid; wait for it, or stop it") from None
+        yield
+
+
+# --- training -----------------------------------------------------------------------------------------------------
+
+
+def _train_grid(
+    options: Options, run: "Run", datasets: Mapping[str, TrackDataset], config: EnformerConfig, grid: str
+) -> list[_Outcome]:
+    outcomes = []
+    total = len(options.variants) * len(options.seeds)
+    for name in options.variants:
+        bench = None  # built for the first seed that is not done, then used for all
+        for seed in options.seeds:
+            outcome = _Outcome(name, seed)
+            outcomes.append(outcome)
+            label = f"[{len(outcomes)}/{total}] {name} seed {seed}"
+            key = {"grid": grid, "variant": name, "seed": str(seed)}
+            chosen = variant(config, name, options.family)
+            try:
+                with run.child(f"{name}-{seed}", key=key, params=_params(options, chosen, name, seed)) as child:
+                    if not child.done:
+                        bench = bench or _Bench(options, datasets, chosen)
+                        folder = options.work_dir / "ablation" / grid / f"{name}-{seed}"
+                        _train_child(options, child, bench, datasets, seed, folder, label, outcome)
+                    outcome.metrics = child.metrics()
+                    outcome.tracks = {organism: child.table(f"tracks_{organism}") for organism in datasets}
+                state = "was done before" if child.done else f"{outcome.metrics['seconds/total']:.1f} s"
+                print(f"{label}: pearson/mean {outcome.metrics.get('pearson/mean', math.nan):.4f} ({state})", flush=True)
+            except (Stopped, KeyboardInterrupt):
+                raise
+            except Exception as error:
+                outcome.failure = (str(error).splitlines() or [repr(error)])[0]
+                print(f"{label}: FAILED: {outcome.failure}", flush=True)
+    return outcomes
+
+
+def _params(options: Options, config: EnformerConfig, name: str, seed: int) -> dict[str, Any]:
+    """Parameters of a child: columns in which the runs of grids differ."""
+    shared = ("data", "preset", "epochs", "steps_per_epoch", "warmup_steps", "learning_rate", "batch_size", "clip_norm")
+    return {
+        "variant": name,
+        "seed": seed,
+        **{field: getattr(config, field) for field in ("encoding", "positions", "values", "family")},
+        **{field: getattr(options, field) for field in shared},
+        "organisms": ",".join(options.organisms),
+    }
+
+
+class _Bench:
+    """One variant with its traced functions, used for one seed after another."""
+
+    def __init__(self, options: Options, datasets: Mapping[str, TrackDataset], config: EnformerConfig):
+        self.model = Enformer(config)
+        self.optimizer = Adam(self.model.trainable_variables)
+        self.predictor = Predictor(self.model)
+        self._steps = {name: make_step(self._loss(name), self.optimizer, options.clip_norm) for name in datasets}
+        # The first call of a function traces and compiles it. Doing that on a batch of zeros keeps it out of the time
+        # of the steps; the weights are made new afterwards.
+        for name, tracks in config.heads.items():
+            sequence = tf.zeros([options.batch_size, config.sequence_length, 4])
+            target = tf.zeros([options.batch_size, config.num_bins, tracks])
+            self._steps[name]({"sequence": sequence, "target": target}, 0.0, np.zeros(2, np.int32))
+            self.predictor.predict(sequence, name)
+
+    def _loss(self, head: str):
+        def loss(batch: Batch, is_training: bool, key: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+            embedding = self.model.trunk(batch["sequence"], is_training, key)
+            return tf.reduce_mean(poisson(batch["target"], self.model.heads[head](embedding))), {}
+
+        return loss
+
+    def start(self, seed: int, folder: Path) -> int:
+        """Sets weights and optimizer: those of the newest whole checkpoint in folder, else new ones; returns its step."""
+        for checkpoint in sorted(folder.glob("step-*"), reverse=True):
+            try:
+                weights = checkpoints.read_arrays(checkpoint / "weights.npz")
+                training = checkpoints.read_arrays(checkpoint / "training.npz")
+                checkpoints.assign(self.model, weights, checkpoint)
+                self.optimizer.restore(training)
+            except (OSError, ValueError, KeyError) as error:
+                print(f"{checkpoint} is passed over: {error}", flush=True)
+                continue
+            return int(checkpoint.name.removeprefix("step-"))
+        initial.initialize(self.model, seed)
+        self.optimizer.reset()
+        return 0
+
+    def save(self, folder: Path, step: int) -> None:
+        """Writes a checkpoint that `start` continues, and removes all but the one before it."""
+        target = folder / f"step-{step:09d}"
+        if not target.exists():
+            checkpoints.save(target, self.model, self.optimizer.state())
+        for old in sorted(folder.glob("step-*"))[:-2]:
+            shutil.rmtree(old)
+
+    def step(self, batch: Batch, learning_rate: float, key: np.ndarray) -> dict[str, tf.Tensor]:
+        """One training step on a batch that names its `head`."""
+        arrays = {name: batch[name] for name in ("sequence", "target")}
+        return self._steps[batch["head"]](arrays, learning_rate, key)
+
+
+def _train_child(
+    options: Options,
+    child: "Run",
+    bench: _Bench,
+    datasets: Mapping[str, TrackDataset],
+    seed: int,
+    folder: Path,
+    label: str,
+    outcome: _Outcome,
+) -> None:
+    began = time.perf_counter()
+    evaluating = 0.0
+    schedule = Schedule(options.epochs, options.steps_per_epoch, options.warmup_steps, options.learning_rate)
+    for organism, dataset in datasets.items():
+        child.use_dataset(
+            name=f"{Path(options.data).name}/{organism}", digest=dataset.digest, source=str(dataset.path), context="training"
+        )
+    start = bench.start(seed, folder)
+    saved = time.monotonic()
+
+    def evaluated(subset: str, limit: int) -> dict[str, Evaluation]:
+        nonlocal evaluating
+        started = time.perf_counter()
+        found = {
+            organism: evaluate(
+                lambda sequence, head=organism: bench.predictor.predict(sequence, head),
+                evaluation_batches(dataset, subset, batch_size=options.batch_size, limit=limit),
+                dataset.statistics.num_targets,
+            )
+            for organism, dataset in datasets.items()
+        }
+        evaluating += time.perf_counter() - started
+        return found
+
+    def end_of_epoch(step: int) -> None:
+        nonlocal saved
+        for organism, found in evaluated("valid", options.valid_steps).items():
+            child.log(step, {f"{_prefix('validation', organism, options)}/pearson": _mean(found.pearson_r)})
+        if time.monotonic() - saved >= options.checkpoint_seconds and step < schedule.steps:
+            child.flush()
+            bench.save(folder, step)
+            saved = time.monotonic()
+
+    with (
+        tqdm(total=schedule.steps, initial=start, desc=label, unit="step", disable=None, leave=False) as bar,
+        stopping.deferred() as should_stop,
+    ):
+
+        def log(step: int, metrics: dict[str, float]) -> None:
+            child.log(step, metrics)
+            bar.set_postfix(loss=f"{metrics['loss']:.4f}", refresh=False)
+            bar.update()
+
+        def after_step(step: int) -> None:
+            if should_stop():
+                child.flush()
+                bench.save(folder, step)
+                raise Stopped(f"stopped at step {step} of {schedule.steps}; the same command goes on from there")
+
+        result = fit(
+            bench.step,
+            _in_turn(options, datasets, seed, start),
+            schedule,
+            log,
+            seed=seed,
+            start=start,
+            end_of_epoch=end_of_epoch,
+            after_step=after_step,
+        )
+
+    final = evaluated(options.eval_split, options.eval_steps)
+    # From the store, for a training that was stopped between its last step and this evaluation.
+    summary = {"final/train_loss": child.metrics()["loss"]}
+    for organism, found in final.items():
+        table = reporting.track_table(datasets[organism].targets, found.pearson_r, found.r2, found.n)
+        categories = reporting.category_summary(table)
+        child.keep_table(f"tracks_{organism}", table)
+        child.keep_table(f"categories_{organism}", categories)
+        prefix = _prefix("pearson", organism, options)
+        summary |= {f"{prefix}/{row.category}": row.mean for row in categories.itertuples()}
+        summary |= {f"{prefix}/mean": _mean(found.pearson_r), f"{prefix}/nan_tracks": int(np.isnan(found.pearson_r).sum())}
+    with tempfile.TemporaryDirectory() as temporary:
+        checkpoints.save(Path(temporary, "checkpoint"), bench.model)
+        child.keep(Path(temporary, "checkpoint"))
+        saved_model = Path(temporary, "saved_model")
+        bench.predictor.save(saved_model)
+        config = bench.model.config
+        child.log_model(
+            saved_model,
+            name="model",
+            input_shape=(-1, config.sequence_length, 4),
+            output_shapes={head: (-1, config.num_bins, tracks) for head, tracks in config.heads.items()},
+        )
+    outcome.seconds_in_steps = result.seconds + evaluating
+    summary |= {
+        "seconds/train": result.seconds,
+        "seconds/evaluate": evaluating,
+        "seconds/total": time.perf_counter() - began,
+    }
+    child.summarize(summary)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _in_turn(options: Options, datasets: Mapping[str, TrackDataset], seed: int, start: int) -> Iterator[Batch]:
+    """Endless training batches, one organism after the other, each with the name of its head; already at step start."""
+    streams = []
+    for position, (organism, dataset) in enumerate(datasets.items()):
+        done = (start + len(datasets) - 1 - position) // len(datasets)
+        batches = training_batches(
+            dataset,
+            batch_size=options.batch_size,
+            seed=seed,
+            reverse_complement=options.reverse_complement,
+            max_shift=options.max_shift,
+            start=done,
+        )
+        streams.append(({"head": organism, **batch} for batch in batches))
+    for position in itertools.count(start):
+        yield next(streams[position % len(streams)])
+
+
+# --- what comes out -----------------------------------------------------------------------------------------------
+
+
+def _report(
+    options: Options, run: "Run", datasets: Mapping[str, TrackDataset], outcomes: list[_Outcome], grid: str
+) -> None:
+    for organism in datasets:
+        results = pd.DataFrame([_row(outcome, organism, options) for outcome in outcomes])
+        tracks = {(o.variant, o.seed): o.tracks[organism] for o in outcomes if not o.failure}
+        with tempfile.TemporaryDirectory() as temporary:
+            for path in reporting.write_grid(results, tracks, organism, Path(temporary)):
+                run.keep(path)
+        print(f"\n{organism}: Pearson r on the {options.eval_split} split, mean over tracks, over {len(options.seeds)} seeds")
+        print(reporting.results_text(results))
+    best = max((o.metrics.get("pearson/mean", -math.inf) for o in outcomes), default=-math.inf)
+    run.summarize({"best/pearson_mean": best})
+    print(f"\nCompare the runs of this grid: {run.share_comparison(grid)}")
+
+
+def _row(outcome: _Outcome, organism: str, options: Options) -> dict[str, Any]:
+    prefix = _prefix("pearson", organism, options) + "/"
+    found = {name.removeprefix(prefix): value for name, value in outcome.metrics.items() if name.startswith(prefix)}
+    found.pop("nan_tracks", None)
+    return {
+        "variant": outcome.variant,
+        "seed": outcome.seed,
+        "train_loss": outcome.metrics.get("final/train_loss", math.nan),
+        "pearson_mean": found.pop("mean", math.nan),
+        **found,
+        "failure": outcome.failure or None,
+    }
+
+
+def _prefix(name: str, organism: str, options: Options) -> str:
+    """`pearson` for the first organism, which grids are compared by; `pearson_mouse` for another."""
+    return name if organism == options.organisms[0] else f"{name}_{organism}"
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean of the tracks that are not NaN; NaN where all are."""
+    return float(np.mean(values[~np.isnan(values)])) if not np.isnan(values).all() else math.nan
