@@ -8,24 +8,26 @@ cannot be written is a warning, and without it the link still opens the charts o
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlflow.exceptions import MlflowException
 
 from mlproject.tracking import store
-from mlproject.tracking.runs import Run
+
+if TYPE_CHECKING:
+    from mlproject.tracking.runs import Run
 
 _MOST_RUNS = 100  # that one chart of the UI draws
-_CATEGORIES = ("DNASE", "CAGE", "CHIP", "ATAC")
+_METRICS = ("pearson/mean", "pearson/DNASE", "pearson/CAGE", "pearson/CHIP", "pearson/ATAC")
 
 
 def share_comparison(
-    run: Run,
+    run: "Run",
     grid: str,
     *,
     group: str = "variant",
     colors: Mapping[str, str] | None = None,
-    metrics: Sequence[str] = ("pearson/mean", *(f"pearson/{name}" for name in _CATEGORIES)),
+    metrics: Sequence[str] = _METRICS,
     params: Sequence[str] = ("encoding", "positions", "values"),
     series: Sequence[str] = ("loss",),
 ) -> str:
@@ -39,7 +41,7 @@ def share_comparison(
         grid: value of the tag `grid`.
         group: parameter that names what is compared; runs that have none are left out.
         colors: a colour (#RRGGBB) for each value of `group`.
-        metrics: final numbers, most important first: it orders the groups.
+        metrics: final numbers, most important first: it orders the groups and colours the parallel lines.
         params: parameters that begin the parallel coordinates.
         series: metrics by step.
 
@@ -61,7 +63,7 @@ def share_comparison(
     return f"{command}\n{address}" if command else address
 
 
-def _paint(run: Run, grid: str, group: str, colors: Mapping[str, str]) -> None:
+def _paint(run: "Run", grid: str, group: str, colors: Mapping[str, str]) -> None:
     for found in run.client.search_runs([run.experiment_id], f"tags.grid = '{grid}'"):
         color = colors.get(found.data.params.get(group, ""))
         if color and found.data.tags.get("mlflow.runColor") != color:
@@ -96,7 +98,12 @@ def _view(grid: str, group: str, metrics: list[str], params: list[str], series: 
         "compareRunCharts": [
             _chart("BAR", overview, metrics[0], metricKey=metrics[0], **bars),
             _chart(
-                "PARALLEL", overview, "all", selectedParams=params, selectedMetrics=metrics, showAllRuns=False
+                "PARALLEL",
+                overview,
+                "all",
+                selectedParams=params,
+                selectedMetrics=[*metrics[1:], metrics[0]],
+                showAllRuns=False,
             ),
             *(_chart("BAR", others, metric, metricKey=metric, **bars) for metric in metrics[1:]),
             *(

@@ -26,6 +26,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlproject.errors import InputError, Stopped
 from mlproject.options import as_words
 from mlproject.tracking import store
+from mlproject.tracking.comparison import share_comparison
 from mlproject.tracking.models import Shape, log_saved_model
 
 PARENT = "mlflow.parentRunId"
@@ -304,6 +305,10 @@ class Run:
     def link(self) -> str:
         """The address of this run's page in the UI."""
         return f"{store.ui_address(self.client)}/#/experiments/{self.experiment_id}/runs/{self.id}"
+
+    def share_comparison(self, grid: str, **what: Any) -> str:
+        """How to open the UI on a comparison of the children tagged with `grid`: see `comparison`."""
+        return share_comparison(self, grid, **what)
 
     # -- inside
 
