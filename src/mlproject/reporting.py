@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 Tracks = Mapping[tuple[str, int], pd.DataFrame]
 
@@ -132,7 +133,7 @@ def write_grid(results: pd.DataFrame, tracks: Tracks, organism: str, folder: Pat
         table.to_csv(paths[-1], index=False)
     figures = {
         f"overall_{organism}.png": overall_figure(results, organism),
-        f"categories_{organism}.png": category_figure(results, organism),
+        f"categories_{organism}.png": category_figure(results, organism, tracks),
         f"scatter_{organism}.png": scatter_figure(tracks, organism),
     }
     for name, figure in figures.items():
@@ -180,8 +181,12 @@ def overall_figure(results: pd.DataFrame, organism: str) -> Figure:
     return figure
 
 
-def category_figure(results: pd.DataFrame, organism: str) -> Figure:
-    """Pearson r by category: a group of bars for each, one bar a variant, with the deviation over seeds."""
+def category_figure(results: pd.DataFrame, organism: str, tracks: Tracks | None = None) -> Figure:
+    """Pearson r by category: a group of bars for each, one bar a variant, with the deviation over seeds.
+
+    With `tracks`, the axis says how many there are in each category.
+    """
+    counts = next(iter(tracks.values()))["category"].value_counts() if tracks else pd.Series(dtype=int)
     variants, categories = _variants(results), _categories(results)
     colors = variant_colors(variants)
     width = 0.82 / max(len(variants), 1)
@@ -204,7 +209,8 @@ def category_figure(results: pd.DataFrame, organism: str) -> Figure:
                 label=_with_count(results, variant),
             )
         axes.axhline(0, color="0.3", linewidth=0.8)
-        axes.set_xticks(range(len(categories)), categories)
+        labels = [f"{name}\n{counts[name]:,} tracks" if name in counts else name for name in categories]
+        axes.set_xticks(range(len(categories)), labels)
         axes.grid(axis="x", visible=False)
         axes.set_ylabel("Pearson r, mean over tracks\n(lines: ± 1 sd over seeds)")
         axes.set_title(f"{organism}: mean Pearson r by category", loc="left")
@@ -286,10 +292,10 @@ def _in_order(categories: list[str]) -> list[str]:
 
 
 def _with_count(results: pd.DataFrame, variant: str) -> str:
-    """`rope (n = 2 of 3)`: how many of a variant's seeds have a result."""
+    """`rope (2 of 3 seeds)`: how many of a variant's seeds have a result."""
     values = results.loc[results["variant"] == variant, "pearson_mean"]
     of = "" if values.notna().all() else f" of {len(values)}"
-    return f"{variant} (n = {values.count()}{of})"
+    return f"{variant} ({values.count()}{of} seed{'' if len(values) == 1 else 's'})"
 
 
 def _mean_and_sd(values: pd.Series) -> str:
