@@ -240,6 +240,8 @@ def scatter_figure(tracks: Tracks, organism: str, x: str = "vanilla", y: str = "
         for axes, category in zip(panels.flat, categories, strict=False):
             _scatter(axes, both[both["category"] == category], y)
             axes.set_title(category)
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+            axes.yaxis.set_major_locator(MaxNLocator(5))
             axes.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin), aspect="equal")
             axes.plot(
                 [low - margin, high + margin], [low - margin, high + margin], color="0.4", linewidth=0.8
