@@ -165,9 +165,8 @@ class EvaluationBatches:
 def _batched(examples: Iterator[Example], batch_size: int) -> Iterator[dict[str, tf.Tensor]]:
     while batch := list(itertools.islice(examples, batch_size)):
         codes = np.stack([example.sequence for example in batch])
-        target = tf.constant(np.stack([example.target for example in batch]))
-        sequence = tf.constant(np.take(_ONE_HOT, codes, axis=0))
-        yield {"sequence": sequence, "target": tf.cast(target, tf.float32)}
+        target = np.stack([example.target for example in batch]).astype(np.float32)
+        yield {"sequence": tf.constant(np.take(_ONE_HOT, codes, axis=0)), "target": tf.constant(target)}
 
 
 def _shifted(sequence: np.ndarray, shift: int) -> np.ndarray:

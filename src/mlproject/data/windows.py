@@ -69,8 +69,8 @@ def allowed_regions(
     for name, chosen in (("valid", valid), ("test", test)):
         for chrom in chosen:
             if chrom not in there:
-                side = "FASTA" if bed is None else f"regions of {bed}"
-                raise InputError(f"{name} names chromosome {chrom}, the {side} have {name_some(there)}.")
+                side = "FASTA" if bed is None else f"BED {bed}"
+                raise InputError(f"{name} names chromosome {chrom}, the {side} has {name_some(there)}.")
     both = sorted(set(valid) & set(test))
     if both:
         raise InputError(f"chromosome {both[0]} is in valid and in test; a chromosome belongs to one subset.")

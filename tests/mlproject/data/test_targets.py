@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from mlproject.data.targets import category, read_targets, strand_order, write_targets
+from mlproject.errors import InputError
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8", newline="")
+    return path
+
+
+def test_words_stay_words_and_defaults_are_filled(tmp_path):
+    path = write(
+        tmp_path / "t.txt",
+        "\ufeff\tidentifier\tfile\tdescription\r\n0\tNA\ta.bw\tCHIP:x\r\n1\t007\tb.bw\tplain\r\n",
+    )
+    table = read_targets(path)
+    assert table["identifier"].tolist() == ["NA", "007"]
+    assert table["category"].tolist() == ["CHIP", "OTHER"]
+    assert table["sum_stat"].tolist() == ["sum", "sum"]
+    assert table["scale"].tolist() == [1.0, 1.0]
+    assert table["clip"].isna().all()
+    assert table["strand_pair"].isna().all()
+    assert strand_order(table).tolist() == [0, 1]
+
+
+def test_a_written_table_reads_back(toy, tmp_path):
+    table = read_targets(toy.targets)
+    write_targets(tmp_path / "copy.txt", table)
+    assert read_targets(tmp_path / "copy.txt").equals(table)
+    assert strand_order(table).tolist() == [0, 2, 1]
+
+
+def test_strand_pairs_follow_the_index_column(tmp_path):
+    head = "index\tidentifier\tfile\tstrand_pair\tdescription\n"
+    path = write(tmp_path / "t.txt", head + "34\ta\ta\t35\tRNA:a\n35\tb\tb\t34\tRNA:a\n")
+    assert strand_order(read_targets(path)).tolist() == [1, 0]
+
+
+def test_published_tables(published_targets):
+    human = read_targets(published_targets / "targets_human.txt")
+    assert human["category"].value_counts().to_dict() == {"CHIP": 3991, "DNASE": 674, "CAGE": 638, "ATAC": 10}
+    assert len(read_targets(published_targets / "targets_mouse.txt")) == 1643
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("index\tidentifier\tdescription\n0\ta\tb\n", "no column 'file'"),
+     ("identifier\tfile\tdescription\n", "has no rows"),
+     ("identifier\tfile\tdescription\na\tb\n", "row 1: has 2 columns, the header has 3"),
+     ("identifier\tfile\tdescription\tclip\na\tb\tc\t1\na\tb\tc\thigh\n", "row 2: clip is 'high'"),
+     ("identifier\tfile\tdescription\tscale\na\tb\tc\tinf\n", "row 1: scale is 'inf'"),
+     ("identifier\tfile\tdescription\tsum_stat\na\tb\tc\ttotal\n", "row 1: sum_stat is 'total'"),
+     ("identifier\tfile\tdescription\tstrand_pair\na\tb\tc\t4\n", "row 1: strand_pair is '4'"),
+     ("index\tidentifier\tfile\tdescription\nx\ta\tb\tc\n", "row 1: index is 'x'")],
+)  # fmt: skip
+def test_a_bad_table_names_column_or_row(tmp_path, text, said):
+    with pytest.raises(InputError, match=said) as caught:
+        read_targets(write(tmp_path / "t.txt", text))
+    assert "\n" not in str(caught.value)
+
+
+def test_category():
+    assert [category(d) for d in ("CHIP:H3K4me3:x", "Dnase:y", "plain", ":x")] == [
+        "CHIP",
+        "DNASE",
+        "OTHER",
+        "OTHER",
+    ]
+
+
+def test_numbers_are_numbers(toy):
+    table = read_targets(toy.targets)
+    np.testing.assert_array_equal(table["clip"], [np.nan, 9, 11.5])
+    np.testing.assert_array_equal(table["scale"], [1, 0.5, 2])

@@ -1,0 +1,76 @@
+import pytest
+
+from mlproject.data.genome import Interval
+from mlproject.data.windows import Regions, place_windows
+from mlproject.errors import InputError
+
+LENGTHS = {"a": 100_000, "b": 20_000, "c": 20_000}
+WHOLE = [(Interval(chrom, 0, length), "") for chrom, length in LENGTHS.items()]
+
+
+def place(regions=WHOLE, **options):
+    chosen = {
+        "sequence_length": 1000, "crop_bp": 100, "stride": 800, "valid": ["b"], "test": ["c"], "labelled": False,
+        "blacklist": Regions([]), "limits": {}, "seed": 0,
+    } | options  # fmt: skip
+    return place_windows(regions, LENGTHS, **chosen)
+
+
+def test_targets_tile_each_chromosome_once():
+    windows = place().windows
+    assert {w.subset for w in windows if w.chrom == "a"} == {"train"}
+    assert {w.subset for w in windows if w.chrom == "b"} == {"valid"}
+    covered = sorted((w.start + 100, w.end - 100) for w in windows if w.chrom == "a")
+    assert covered[0][0] == 100 and 100_000 - 900 < covered[-1][1] <= 100_000 - 100
+    assert all(one[1] == other[0] for one, other in zip(covered, covered[1:], strict=False))
+    assert all(w.start >= 0 and w.end <= LENGTHS[w.chrom] and w.end - w.start == 1000 for w in windows)
+
+
+def test_targets_stay_in_regions_and_sequences_on_the_chromosome():
+    regions = [(Interval("a", 0, 2000), ""), (Interval("a", 50_000, 50_900), ""), *WHOLE[1:]]
+    windows = [w for w in place(regions).windows if w.chrom == "a"]
+    assert sorted((w.start + 100, w.end - 100) for w in windows) == [
+        (100, 900),
+        (900, 1700),
+        (50_000, 50_800),
+    ]
+
+
+def test_order_and_choice_follow_the_seed():
+    assert place(seed=1) == place(seed=1)
+    assert place(seed=1).windows != place(seed=2).windows
+    assert sorted(place(seed=1).windows) == sorted(place(seed=2).windows)
+    limited = place(limits={"train": 7}).windows
+    assert sum(w.subset == "train" for w in limited) == 7
+    assert set(limited) <= set(place().windows)
+
+
+def test_mostly_blacklisted_windows_are_left_out_and_counted():
+    black = Regions([Interval("a", 10_000, 20_000), Interval("a", 15_000, 21_000)])
+    kept, dropped = place(blacklist=black)
+    assert dropped["blacklisted"] == len(place().windows) - len(kept) > 10
+    assert all(2 * black.overlap("a", w.start + 100, w.end - 100) <= 800 for w in kept if w.chrom == "a")
+
+
+def test_labels_choose_the_subset_and_train_keeps_away_from_held_out_regions():
+    regions = [(Interval("a", 0, 50_000), "train"), (Interval("a", 50_000, 60_000), "valid"),
+               (Interval("a", 60_000, 70_000), "test")]  # fmt: skip
+    kept, dropped = place(regions, labelled=True, valid=[], test=[])
+    assert {w.subset for w in kept} == {"train", "valid", "test"}
+    assert max(w.end for w in kept if w.subset == "train") <= 50_000
+    assert dropped["next to held-out"] == 0 or dropped["next to held-out"] == 1
+    with pytest.raises(InputError, match="labelled train and overlaps"):
+        place([*regions, (Interval("a", 59_990, 60_010), "train")], labelled=True, valid=[], test=[])
+
+
+def test_an_empty_subset_is_refused():
+    with pytest.raises(InputError, match="no valid window would be made"):
+        place([(Interval("a", 0, 9000), ""), (Interval("b", 0, 700), ""), WHOLE[2]])
+
+
+def test_regions_overlap():
+    regions = Regions([Interval("a", 5, 10), Interval("a", 8, 12), Interval("a", 20, 30)])
+    assert regions.overlap("a", 0, 25) == 12
+    assert regions.overlap("a", 12, 20) == 0
+    assert regions.within("a", 11, 21) == [Interval("a", 11, 12), Interval("a", 20, 21)]
+    assert regions.overlap("z", 0, 5) == 0
