@@ -103,7 +103,13 @@ def _read(hint: Any, word: str) -> Any:
             return None
         return _read(next(argument for argument in arguments if argument is not type(None)), word)
     if origin is tuple:
-        return tuple(_read(arguments[0], part.strip()) for part in word.split(",") if part.strip())
+        try:
+            return tuple(_read(arguments[0], part.strip()) for part in word.split(",") if part.strip())
+        except ValueError as error:
+            plural = (
+                "whole numbers" if arguments[0] is int else "numbers" if arguments[0] is float else str(error)
+            )
+            raise ValueError(f"{plural} with commas between them") from None
     if origin is Literal:
         if word in arguments:
             return word
