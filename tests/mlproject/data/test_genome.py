@@ -68,8 +68,10 @@ def test_bed_with_header_bom_and_crlf(tmp_path):
 
 @pytest.mark.parametrize(
     ("line", "said"),
-    [("c1\t10\t5", "end 5 is not greater than start 10"), ("c1\t-1\t5", "start is -1"), ("c1\t1.5\t5", "start is '1.5'"),
-     ("c1\t5", "2 columns"), ("c1\t0\t11", "off the end of c1, which is 10 bp"), ("chr1\t0\t5", "chr1.*has c1")],
+    [("c1\t10\t5", "end 5 is not greater than start 10"), ("c1\t-1\t5", "start is -1"),
+     ("c1\t1.5\t5", "start is '1.5'"),
+     ("c1\t5", "2 columns"), ("c1\t0\t11", "off the end of c1, which is 10 bp"),
+     ("chr1\t0\t5", "chr1.*has c1")],
 )  # fmt: skip
 def test_a_bad_region_names_file_line_and_field(tmp_path, line, said):
     bed = tmp_path / "bad.bed"

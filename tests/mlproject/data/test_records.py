@@ -133,8 +133,8 @@ def _flushed(data):
 
 @pytest.mark.parametrize(
     "kind",
-    ["empty", "cut", "no trailer", "record boundary", "inside a header", "inside a record", "flipped", "longer",
-     "not zlib", "header"],
+    ["empty", "cut", "no trailer", "record boundary", "inside a header", "inside a record", "flipped",
+     "longer", "not zlib", "header"],
 )  # fmt: skip
 def test_a_damaged_shard_is_named(tmp_path, kind):
     path = tmp_path / "train-0.tfr"
@@ -185,14 +185,14 @@ def copy(dataset: TrackDataset, folder, *, manifest=True):
 
 
 def test_open_refuses_what_does_not_agree(toy_dataset, tmp_path):
-    with pytest.raises(InputError, match="'fly' is not in .* it has toy"):
+    with pytest.raises(InputError, match=r"'fly' is not in .* it has toy"):
         open_dataset(toy_dataset.folder, "fly")
     with pytest.raises(InputError, match="no such folder"):
         open_dataset(tmp_path / "nowhere", "toy")
     dataset = copy(toy_dataset, tmp_path)
     lines = (dataset.path / "targets.txt").read_text().splitlines()
     (dataset.path / "targets.txt").write_text("\n".join([lines[0], *lines[2:]]) + "\n")
-    with pytest.raises(InputError, match="2 rows but num_targets .* is 3"):
+    with pytest.raises(InputError, match=r"2 rows but num_targets .* is 3"):
         open_dataset(tmp_path, "toy")
 
 

@@ -55,7 +55,7 @@ def test_workers_do_not_change_the_dataset(toy, tmp_path):
     toy.build(tmp_path / "two", workers=2)
     names = [str(p.relative_to(tmp_path / "one")) for p in (tmp_path / "one").rglob("*") if p.is_file()]
     assert len(names) == 5 + 3 + 2 + 1
-    same, different, errors = filecmp.cmpfiles(tmp_path / "one", tmp_path / "two", names, shallow=False)
+    _, different, errors = filecmp.cmpfiles(tmp_path / "one", tmp_path / "two", names, shallow=False)
     assert not different and not errors
 
 
@@ -82,7 +82,7 @@ def test_windows_of_mostly_n_and_flat_windows_are_left_out(toy, tmp_path):
     extras = toy.build(tmp_path / "data").extras
     assert extras["dropped"]["mostly N"] == 4
     with pytest.raises(
-        InputError, match="no train window is left: .* 4 were mostly N and 17 below min_std 1e"
+        InputError, match=r"no train window is left: .* 4 were mostly N and 17 below min_std 1e"
     ):
         toy.build(tmp_path / "flat", min_std=1e9)
     assert not (tmp_path / "flat").exists()
@@ -143,7 +143,7 @@ def option(**options):
     [
         (bad_chromosomes, r"chr1 is in the regions but not in bigWig .*0\.bw, which has c1, c2, c3"),
         (other_genome, r"c3 is 4004 bp in .*toy\.fa and 4000 bp in bigWig"),
-        (bad_bed("chr1\t0\t100\n"), r"r\.bed, line 1: chromosome chr1 is not in the FASTA, which has c1, c2, c3"),
+        (bad_bed("chr1\t0\t100\n"), r"r\.bed, line 1: chromosome chr1 is not in the FASTA, .* c1, c2, c3"),
         (bad_bed("c1\t0\t9001\n"), "off the end of c1, which is 9000 bp"),
         (bad_bed(""), "has no regions"),
         (bad_bed("c1\t0\t9000\nc2\t0\t5000\n"), "test names chromosome c3, the BED .* has c1, c2"),
@@ -197,14 +197,14 @@ def test_a_killed_build_leaves_nothing_that_looks_complete(toy, tmp_path):
     )
     assert done.returncode == -signal.SIGKILL
     assert [p.name.split("-")[0] for p in (tmp_path / "data").iterdir()] == [".toy.partial"]
-    with pytest.raises(InputError, match="'toy' is not in .* it has no dataset"):
+    with pytest.raises(InputError, match=r"'toy' is not in .* it has no dataset"):
         open_dataset(tmp_path / "data", "toy")
     toy.build(tmp_path / "data")
     assert [p.name for p in (tmp_path / "data").iterdir()] == ["toy"]
 
 
 def test_human_bigwigs_give_the_stored_targets(baskerville, tmp_path):
-    """The derived bigWigs hold the stored targets per bp, so a mean over 32 bp must give them back exactly."""
+    """The derived bigWigs hold the stored targets per bp, so a mean over 32 bp gives them back exactly."""
     derived = baskerville / "hg38" / "derived"
     stored = open_dataset(baskerville, "hg38")
     rows = [line.split("\t") for line in (derived / "windows.tsv").read_text().splitlines()[1:]]
@@ -215,8 +215,10 @@ def test_human_bigwigs_give_the_stored_targets(baskerville, tmp_path):
         "\n".join(["identifier\tfile\tsum_stat\tdescription", *lines]) + "\n"
     )
     build(
-        tmp_path / "data", "hg38", derived / "windows.fa.gz", tmp_path / "regions.bed", tmp_path / "targets.txt",
-        sequence_length=131_072, crop_bp=32_768, bin_size=32, split_column=True, workers=2, work_dir=tmp_path / "work",
+        tmp_path / "data", "hg38", derived / "windows.fa.gz", tmp_path / "regions.bed",
+        tmp_path / "targets.txt",
+        sequence_length=131_072, crop_bp=32_768, bin_size=32, split_column=True, workers=2,
+        work_dir=tmp_path / "work",
     )  # fmt: skip
     dataset = open_dataset(tmp_path / "data", "hg38")
     tracks = [int(path.stem[:2]) for path in files]

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from mlproject.data.genome import Interval
@@ -10,8 +12,8 @@ WHOLE = [(Interval(chrom, 0, length), "") for chrom, length in LENGTHS.items()]
 
 def place(regions=WHOLE, **options):
     chosen = {
-        "sequence_length": 1000, "crop_bp": 100, "stride": 800, "valid": ["b"], "test": ["c"], "labelled": False,
-        "blacklist": Regions([]), "limits": {}, "seed": 0,
+        "sequence_length": 1000, "crop_bp": 100, "stride": 800, "valid": ["b"], "test": ["c"],
+        "labelled": False, "blacklist": Regions([]), "limits": {}, "seed": 0,
     } | options  # fmt: skip
     return place_windows(regions, LENGTHS, **chosen)
 
@@ -22,7 +24,7 @@ def test_targets_tile_each_chromosome_once():
     assert {w.subset for w in windows if w.chrom == "b"} == {"valid"}
     covered = sorted((w.start + 100, w.end - 100) for w in windows if w.chrom == "a")
     assert covered[0][0] == 100 and 100_000 - 900 < covered[-1][1] <= 100_000 - 100
-    assert all(one[1] == other[0] for one, other in zip(covered, covered[1:], strict=False))
+    assert all(one[1] == other[0] for one, other in itertools.pairwise(covered))
     assert all(w.start >= 0 and w.end <= LENGTHS[w.chrom] and w.end - w.start == 1000 for w in windows)
 
 
