@@ -362,7 +362,8 @@ class Run:
             raise
         except BaseException as error:
             self._outcome = "FAILED"
-            self._end({FAILURE: _one_line(f"{error}" if isinstance(error, InputError) else repr(error))})
+            kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+            self._end({FAILURE: kind + _one_line(str(error))})
             raise
         self._end()
 

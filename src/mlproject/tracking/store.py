@@ -30,16 +30,15 @@ def open_store() -> MlflowClient:
         uri = path_to_local_sqlite_uri(str(database))
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # two lines for each new store
-    set_tracking_uri(uri)
-    client = MlflowClient(uri)
     if database is None:
-        return client
+        return _client(uri)
     if not database.parent.is_dir():
         raise InputError(
             f"MLFLOW_TRACKING_URI: no folder {database.parent} to keep the store in; make it first"
         )
     with open(database.with_name(database.name + ".lock"), "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        client = _client(uri)
         client.search_experiments(max_results=1)
     return client
 
@@ -77,6 +76,11 @@ def ui_command(client: MlflowClient) -> str | None:
     """The command that starts the UI on a local store, or None for a tracking server, which is running."""
     uri = client.tracking_uri
     return None if uri.startswith(("http://", "https://")) else f"mlflow ui --backend-store-uri {uri}"
+
+
+def _client(uri: str) -> MlflowClient:
+    set_tracking_uri(uri)
+    return MlflowClient(uri)
 
 
 def _database(uri: str) -> Path | None:
