@@ -16,6 +16,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -23,12 +24,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from mlproject.data.targets import read_targets
 from mlproject.data.tfrecord import decode_example, encode_example, read_records, write_records
 from mlproject.errors import InputError
 
 SUBSETS = ("train", "valid", "test")
+_MANY_SHARDS = 32  # checking as many shows a bar
 _ONE_HOT = np.vstack([np.eye(4, dtype=bool), np.zeros((1, 4), bool)])
 
 
@@ -316,10 +319,12 @@ def shard_counts(
     """
     remembered = Path(work_dir) / "verified.json"
     try:
-        known = json.loads(remembered.read_text())
+        known: dict[str, int] = json.loads(remembered.read_text())
+        known = known if isinstance(known, dict) else {}
     except (OSError, ValueError):
         known = {}
-    counts, new = [], {}
+    counts: list[int | str] = []  # or the key under which the count will be known
+    todo: dict[str, Path] = {}
     for shard in dataset.shards(subset):
         state = shard.stat()
         entry = dataset.manifest.get(shard.name)
@@ -332,21 +337,35 @@ def shard_counts(
             counts.append(int(entry["records"]))
             continue
         key = f"{shard.resolve()} {state.st_size} {state.st_mtime_ns} {entry['sha256'] if entry else ''}"
+        counts.append(key)
         if key not in known:
-            if entry and file_sha256(shard) != entry["sha256"]:
-                raise InputError(
-                    f"{shard}: is truncated or corrupt (its sha256 is not that of the manifest)."
-                )
-            new[key] = (
-                int(entry["records"]) if entry else sum(1 for _ in read_shard(shard, dataset.statistics))
-            )
-        counts.append(int(known.get(key, new.get(key))))
-    if new:
-        remembered.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = remembered.with_name(f"{remembered.name}.{os.getpid()}")
-        unfinished.write_text(json.dumps(known | new, indent=0))
-        os.replace(unfinished, remembered)
-    return counts
+            todo[key] = shard
+    if todo:
+        pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 8))  # hashing and decompression leave the GIL
+        try:
+            results = pool.map(lambda shard: _count_checked(dataset, shard), todo.values())
+            hidden = len(todo) < _MANY_SHARDS
+            for key, count in zip(
+                todo, tqdm(results, f"check {subset}", len(todo), disable=hidden), strict=True
+            ):
+                known[key] = count
+        finally:
+            pool.shutdown(cancel_futures=True)
+            remembered.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = remembered.with_name(f"{remembered.name}.{os.getpid()}")
+            unfinished.write_text(json.dumps(known, indent=0))
+            os.replace(unfinished, remembered)
+    return [known[count] if isinstance(count, str) else count for count in counts]
+
+
+def _count_checked(dataset: TrackDataset, shard: Path) -> int:
+    """Records of a shard that is whole: its sha256 is the manifest's, or every record of it can be read."""
+    entry = dataset.manifest.get(shard.name)
+    if not entry:
+        return sum(1 for _ in read_shard(shard, dataset.statistics))
+    if file_sha256(shard) != entry["sha256"]:
+        raise InputError(f"{shard}: is truncated or corrupt (its sha256 is not that of the manifest).")
+    return int(entry["records"])
 
 
 def file_sha256(path: str | os.PathLike) -> str:
