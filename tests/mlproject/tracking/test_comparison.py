@@ -1,0 +1,57 @@
+import json
+from dataclasses import dataclass
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from mlproject.tracking import runs
+
+
+@dataclass(frozen=True)
+class Options:
+    experiment: str = "grids"
+
+
+def grid():
+    """A parent with two children of two variants."""
+    with runs.start_run("ablation", Options()) as run:
+        for variant in ("vanilla", "rope"):
+            key = {"grid": "abc", "variant": variant, "seed": "42"}
+            with run.child(variant, key=key, params={"variant": variant, "seed": 42}) as child:
+                child.summarize({"pearson/mean": 0.5})
+    return run
+
+
+def test_the_view_is_in_the_experiment_and_its_key_in_the_address(folder):
+    run = grid()
+    command, address = run.share_comparison("abc", colors={"rope": "#56B4E9"}).splitlines()
+    assert command == f"mlflow ui --backend-store-uri sqlite:///{folder}/mlflow.db"
+    assert address == (
+        f"http://127.0.0.1:5000/#/experiments/{run.experiment_id}/runs"
+        "?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey=comparison-abc"
+    )
+    client = MlflowClient()
+    view = json.loads(client.get_experiment(run.experiment_id).tags["mlflow.sharedViewState.comparison-abc"])
+    found = client.search_runs([run.experiment_id], view["searchFilter"])
+    assert {one.data.params["variant"]: one.data.tags.get("mlflow.runColor") for one in found} == {
+        "vanilla": None,
+        "rope": "#56B4E9",
+    }
+    charts = view["compareRunCharts"]
+    assert [chart["type"] for chart in charts] == ["BAR", "PARALLEL", "BAR", "BAR", "BAR", "BAR", "LINE"]
+    assert charts[0]["metricKey"] == "pearson/mean"
+    assert charts[1]["selectedParams"] == ["encoding", "positions", "values"]
+    assert len({chart["uuid"] for chart in charts}) == len(charts)
+    sections = {section["uuid"] for section in view["compareRunSections"]}
+    assert {chart["metricSectionId"] for chart in charts} == sections
+
+
+def test_a_view_that_cannot_be_written_is_a_warning(folder, monkeypatch, capsys):
+    run = grid()
+
+    def refuse(*_):
+        raise MlflowException("tag too long")
+
+    monkeypatch.setattr(run.client, "set_experiment_tag", refuse)
+    assert run.share_comparison("abc").endswith("compareRunsMode=CHART")
+    assert capsys.readouterr().err == "warning: no ready comparison in the UI: tag too long\n"
