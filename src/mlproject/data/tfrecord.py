@@ -12,69 +12,18 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
+import google_crc32c
 
 from mlproject.errors import InputError
 
 _CHUNK = 1 << 20
-_POLYNOMIAL = 0x82F63B78  # CRC-32C (Castagnoli), bits reversed
-
-
-def _table() -> np.ndarray:
-    table = np.arange(256, dtype=np.uint32)
-    for _ in range(8):
-        table = (table >> np.uint32(1)) ^ (np.uint32(_POLYNOMIAL) * (table & np.uint32(1)))
-    return table
-
-
-_TABLE = _table()
-_BITS = np.arange(32, dtype=np.uint32)
-
-
-def _apply(columns: np.ndarray, states: np.ndarray) -> np.ndarray:
-    """A linear map on 32-bit states, given by its images of the 32 single bits."""
-    bits = (states[:, None] >> _BITS) & np.uint32(1)
-    return np.bitwise_xor.reduce(bits * columns, axis=1)
-
-
-@lru_cache(maxsize=64)
-def _zeros(power: int) -> np.ndarray:
-    """What 2**power zero bytes do to each single bit of a CRC state."""
-    if power == 0:
-        bits = np.uint32(1) << _BITS
-        return (bits >> np.uint32(8)) ^ _TABLE[bits & np.uint32(0xFF)]
-    half = _zeros(power - 1)
-    return _apply(half, half)
-
-
-def crc32c(data: bytes) -> int:
-    """CRC-32C of at least four bytes.
-
-    Stripes of the data are summed side by side and joined two by two, since the sum of a joined pair is the
-    left sum moved past the right stripe's length, plus the right sum.
-    """
-    assert len(data) >= 4
-    power = max(0, (len(data).bit_length() - 1) // 2)
-    stripe = 1 << power
-    stripes = 1 << max(0, (-(-len(data) // stripe) - 1).bit_length())
-    padded = np.zeros(stripe * stripes, np.uint8)  # zeros in front leave a zero state as it is
-    padded[-len(data) :] = np.frombuffer(data, np.uint8)
-    padded[padded.size - len(data) :][:4] ^= 0xFF  # the same as starting from a state of all ones
-    states = np.zeros(stripes, np.uint32)
-    for column in np.ascontiguousarray(padded.reshape(stripes, stripe).T):
-        states = (states >> np.uint32(8)) ^ _TABLE[(states ^ column) & np.uint32(0xFF)]
-    while len(states) > 1:
-        states = _apply(_zeros(power), states[0::2]) ^ states[1::2]
-        power += 1
-    return int(states[0]) ^ 0xFFFFFFFF
 
 
 def masked_crc32c(data: bytes) -> int:
     """CRC-32C as TFRecord files store it: rotated and moved by a constant."""
-    crc = crc32c(data)
+    crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
@@ -159,11 +108,10 @@ def write_records(path: str | os.PathLike, records: Iterable[bytes]) -> int:
     return count
 
 
-def read_records(path: str | os.PathLike, check: bool = False) -> Iterator[bytes]:
+def read_records(path: str | os.PathLike) -> Iterator[bytes]:
     """The records of a compressed TFRecord file, one at a time.
 
-    Every byte is covered by the ZLIB stream's own sum, which is compared at its end; `check=True` also
-    compares the CRC-32C of each record.
+    The CRC-32C of every record and the sum of the ZLIB stream are compared.
 
     Raises:
       InputError: the file is absent, empty, cut short anywhere, or damaged; names the file.
@@ -194,7 +142,7 @@ def read_records(path: str | os.PathLike, check: bool = False) -> Iterator[bytes
                         break
                     record = bytes(memoryview(buffer)[at + 12 : at + 12 + length])
                     (crc,) = struct.unpack_from("<I", buffer, at + 12 + length)
-                    if check and masked_crc32c(record) != crc:
+                    if masked_crc32c(record) != crc:
                         raise damaged(f"record {number} has a wrong checksum")
                     yield record
                     number += 1
