@@ -410,6 +410,7 @@ def _in_turn(options: Options, datasets: Mapping[str, TrackDataset], seed: int, 
             reverse_complement=options.reverse_complement,
             max_shift=options.max_shift,
             start=done,
+            work_dir=options.work_dir,
         )
         streams.append(({"head": organism, **batch} for batch in batches))
     for position in itertools.count(start):

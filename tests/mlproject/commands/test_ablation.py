@@ -1,0 +1,320 @@
+"""The ablation end to end, on the demo data, as a user runs it: in a process of its own, in an empty folder."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+
+from mlproject import __main__ as door
+from mlproject.commands import ablation
+from mlproject.data.demo import demo_dataset
+from mlproject.errors import InputError
+
+SOURCE = Path(__file__).parents[3] / "src"
+QUICK = ("--seeds", "42", "--steps_per_epoch", "2", "--epochs", "3", "--warmup_steps", "2")
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory):
+    """The demo dataset, built once."""
+    return demo_dataset(tmp_path_factory.mktemp("demo"))
+
+
+def start(folder, *words):
+    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    return subprocess.Popen(
+        [sys.executable, "-m", "mlproject", "ablation", *words],
+        cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def finish(process):
+    output, errors = process.communicate(timeout=600)
+    assert "Traceback" not in errors, errors
+    return process.returncode, output
+
+
+class Store:
+    """What a command left in the store of a folder."""
+
+    def __init__(self, folder):
+        self.client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+        experiment = self.client.get_experiment_by_name("ablation")
+        runs = self.client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
+        self.parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+        self.children = {
+            run.info.run_name: run
+            for run in runs
+            if run.data.tags.get("mlflow.parentRunId") == self.parents[-1].info.run_id
+        }
+
+    def artifacts(self, run):
+        return {item.path for item in self.client.list_artifacts(run.info.run_id)}
+
+    def fetch(self, run, path):
+        return Path(self.client.download_artifacts(run.info.run_id, path))
+
+    def series(self, run, key):
+        return [(point.step, point.value) for point in self.client.get_metric_history(run.info.run_id, key)]
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory, demo):
+    """A small grid of human and mouse, ended well: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("grid")
+    words = ("--data", str(demo), "--organisms", "human,mouse", "--variants", "vanilla,all", *QUICK)
+    code, output = finish(start(folder, *words))
+    assert code == 0
+    return folder, output, words
+
+
+@pytest.mark.slow
+def test_a_grid_leaves_what_the_docs_promise(grid):
+    folder, output, _ = grid
+    store = Store(folder)
+    (parent,) = store.parents
+    assert parent.info.status == "FINISHED" and set(store.children) == {"vanilla-42", "all-42"}
+    names = {f"experiment_results_human_{part}.csv" for part in ("all_seeds", "seed_42", "avg", "categories")}
+    pictures = {"overall_human.png", "categories_human.png", "scatter_human.png"}
+    assert names | pictures <= store.artifacts(parent)
+    assert {name.replace("human", "mouse") for name in names | pictures} <= store.artifacts(parent)
+
+    child = store.children["all-42"]
+    assert child.info.status == "FINISHED"
+    expected = {"variant": "all", "encoding": "komlos", "positions": "rotary", "values": "rank1", "seed": "42"}
+    assert expected.items() <= child.data.params.items()
+    assert {data.dataset.name.split("/")[-1] for data in child.inputs.dataset_inputs} == {"human", "mouse"}
+    assert [step for step, _ in store.series(child, "loss")] == list(range(1, 7))
+    assert [step for step, _ in store.series(child, "validation/pearson")] == [2, 4, 6]
+    rates = [value for _, value in store.series(child, "learning_rate")]
+    assert rates == pytest.approx([2.5e-4, *[5e-4] * 5])
+
+    tables = {suffix: store.fetch(child, f"tracks_human.{suffix}") for suffix in ("parquet", "csv")}
+    tracks = pd.read_parquet(tables["parquet"])
+    assert list(tracks) == ["index", "identifier", "description", "category", "pearson_r", "r2", "n"]
+    assert len(tracks) == 16 and (tracks["n"] == 32 * 112).all()
+    pd.testing.assert_frame_equal(pd.read_csv(tables["csv"]), tracks, check_dtype=False)
+    metrics = child.data.metrics
+    assert metrics["pearson/mean"] == pytest.approx(tracks["pearson_r"].mean())
+    for category, rows in tracks.groupby("category"):
+        assert metrics[f"pearson/{category}"] == pytest.approx(rows["pearson_r"].mean())
+    assert metrics["pearson/nan_tracks"] == 0
+    assert len(store.fetch(child, "tracks_mouse.csv").read_text().splitlines()) == 9
+
+    averages = pd.read_csv(store.fetch(parent, "experiment_results_human_avg.csv")).set_index("experiment")
+    assert averages.loc["all", "pearson_human_mean"] == pytest.approx(metrics["pearson/mean"])
+    assert "vanilla" in output and "viewStateShareKey" in output
+    assert len(child.data.metrics) <= 30
+
+
+@pytest.mark.slow
+def test_the_logged_model_is_the_checkpoint(grid, monkeypatch):
+    import mlflow
+    from enformer_core import checkpoints
+
+    folder, _, _ = grid
+    store = Store(folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    child = store.children["all-42"]
+    (output,) = child.outputs.model_outputs
+    served = mlflow.pyfunc.load_model(f"models:/{output.model_id}")
+    sequence = np.eye(4, dtype=np.float32)[np.random.default_rng(0).integers(0, 4, (2, 16_384))]
+    answer = served.predict(sequence)
+    expected = checkpoints.load(store.fetch(child, "checkpoint"))(sequence, is_training=False)
+    for head in ("human", "mouse"):
+        # the graph of the SavedModel orders its sums differently from eager execution
+        np.testing.assert_allclose(answer[head], expected[head], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_same_command_keeps_finished_children(grid):
+    folder, _, words = grid
+    before = Store(folder)
+    code, output = finish(start(folder, *words))
+    after = Store(folder)
+    assert code == 0 and output.count("was done before") == 2
+    assert len(after.parents) == 2 and after.parents[0].data.tags["continued_in"] == after.parents[1].info.run_id
+    for name, child in before.children.items():
+        assert after.children[name].info.run_id == child.info.run_id
+        assert after.children[name].data.metrics == child.data.metrics
+
+
+def track_table(folder, name="vanilla-42"):
+    store = Store(folder)
+    return pd.read_parquet(store.fetch(store.children[name], "tracks_human.parquet")), store
+
+
+LONG = ("--variants", "vanilla", "--seeds", "42", "--epochs", "30", "--max_shift", "3", "--reverse_complement", "true")
+
+
+@pytest.fixture(scope="module")
+def never_stopped(tmp_path_factory, demo):
+    """The track table and loss series of a training that nobody stopped."""
+    folder = tmp_path_factory.mktemp("never_stopped")
+    code, _ = finish(start(folder, "--data", str(demo), *LONG))
+    assert code == 0
+    table, store = track_table(folder)
+    return table, store.series(store.children["vanilla-42"], "loss")
+
+
+def wait_for_checkpoint(process, folder, step):
+    """Waits until a checkpoint of this step or a later one is there."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
+        if any(int(path.name[5:]) >= step for path in folder.glob("work/ablation/*/vanilla-42/step-*")):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no checkpoint at step {step}: {process.communicate()}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+def test_a_stopped_training_ends_with_the_same_numbers(tmp_path, demo, never_stopped, number, code):
+    words = ("--data", str(demo), *LONG, "--checkpoint_seconds", "0")
+    process = start(tmp_path, *words)
+    wait_for_checkpoint(process, tmp_path, 25)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == code
+    stopped = Store(tmp_path).children["vanilla-42"]
+    assert stopped.info.status == ("RUNNING" if number == signal.SIGKILL else "KILLED")
+
+    code, output = finish(start(tmp_path, *words))
+    assert code == 0
+    table, store = track_table(tmp_path)
+    expected, losses = never_stopped
+    pd.testing.assert_frame_equal(table, expected, check_exact=True)
+    child = store.children["vanilla-42"]
+    assert child.info.run_id == stopped.info.run_id and child.info.status == "FINISHED"
+    assert store.series(child, "loss") == losses  # no gap, no point twice, the same numbers
+    assert [parent.info.status for parent in store.parents] == ["KILLED", "FINISHED"]
+    assert not list(tmp_path.glob("work/ablation/*/vanilla-42"))
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, demo, never_stopped):
+    words = ("--data", str(demo), *LONG, "--checkpoint_seconds", "0")
+    process = start(tmp_path, *words)
+    wait_for_checkpoint(process, tmp_path, 25)
+    process.kill()
+    process.communicate(timeout=60)
+    newest = max(tmp_path.glob("work/ablation/*/vanilla-42/step-*"))
+    weights = newest / "weights.npz"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    code, output = finish(start(tmp_path, *words))
+    assert code == 0 and "cut short or damaged" in output
+    table, _ = track_table(tmp_path)
+    pd.testing.assert_frame_equal(table, never_stopped[0], check_exact=True)
+
+
+@pytest.mark.slow
+def test_a_failed_variant_is_shown_and_the_rest_runs(tmp_path, demo):
+    """A file where the checkpoints of one child should go makes that child alone fail."""
+    words = ("--data", str(demo), "--variants", "rope,vanilla", *QUICK, "--checkpoint_seconds", "0")
+    process = start(tmp_path, *words)
+    deadline = time.monotonic() + 120
+    while not (locks := list(tmp_path.glob("work/ablation/*.lock"))) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    grid = locks[0].with_suffix("")
+    grid.mkdir(exist_ok=True)
+    (grid / "rope-42").write_text("in the way")
+    code, output = finish(process)
+    assert code == 1 and "FAILED rope seed 42" in output
+    store = Store(tmp_path)
+    assert {name: run.info.status for name, run in store.children.items()} == {"rope-42": "FAILED", "vanilla-42": "FINISHED"}
+    assert store.children["rope-42"].data.tags["failure"]
+    averages = pd.read_csv(store.fetch(store.parents[0], "experiment_results_human_avg.csv")).set_index("experiment")
+    assert np.isnan(averages.loc["rope", "pearson_human_mean"]) and averages.loc["vanilla", "pearson_human_mean"] > -1
+
+    (grid / "rope-42").unlink()
+    code, output = finish(start(tmp_path, *words))
+    assert code == 0 and output.count("was done before") == 1
+
+
+@pytest.mark.slow
+def test_vanilla_learns_on_demo_data(never_stopped, tmp_path, demo):
+    """Above 0.3 is asked for; a learning rate of zero leaves the model as it was made."""
+    trained, _ = never_stopped
+    code, _ = finish(start(tmp_path, "--data", str(demo), "--variants", "vanilla", *QUICK, "--learning_rate", "0"))
+    assert code == 0
+    untrained, _ = track_table(tmp_path)
+    assert trained["pearson_r"].mean() > 0.3
+    assert trained["pearson_r"].mean() > untrained["pearson_r"].mean() + 0.2
+
+
+# --- bad input: one clear line, exit code 2, nothing in the store -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--variants", "vanilla,komlosh"), "--variants: found 'komlosh'; it can be vanilla, komlos, rope"),
+        (("--variants", ""), "--variants: found ''"),
+        (("--preset", "huge"), "--preset: found 'huge'; it can be full, quarter, tiny"),
+        (("--family", "borzoi"), "--family: found 'borzoi'; it can be enformer, ecozoi"),
+        (("--seeds", "42,42"), "--seeds: found '42,42'"),
+        (("--seeds", "one"), "--seeds"),
+        (("--eval_split", "train"), "--eval_split: found 'train'; it can be valid, test"),
+        (("--epochs", "0"), "--epochs: found 0; it must be 1 or more"),
+        (("--learning_rate", "-1"), "--learning_rate: found -1.0; it cannot be negative"),
+        (("--data", "nowhere"), "nowhere"),
+        (("--data", "{demo}", "--organisms", "human,yeast"), "yeast"),
+    ],
+)
+def test_bad_options_are_one_line(words, says, tmp_path, monkeypatch, capsys, demo):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert door.main(["ablation", *(word.format(demo=demo) for word in words)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("mlproject ablation: ") and says in line
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def copy(demo, tmp_path):
+    """A copy of the demo dataset that a test may damage."""
+    shutil.copytree(demo / "human", tmp_path / "data" / "human")
+    return tmp_path / "data"
+
+
+def refusal(folder, tmp_path):
+    with pytest.raises(InputError) as caught:
+        ablation.check(ablation.Options(data=str(folder), work_dir=tmp_path / "work"))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_shard_cut_short_is_named(copy, tmp_path):
+    shard = sorted((copy / "human" / "tfrecords").glob("train-*.tfr"))[0]
+    shard.write_bytes(shard.read_bytes()[:-20])
+    assert shard.name in refusal(copy, tmp_path)
+
+
+def test_targets_without_a_column_and_with_too_few_rows(copy, tmp_path):
+    path = copy / "human" / "targets.txt"
+    table = pd.read_csv(path, sep="\t", dtype=str)
+    table.iloc[:-1].drop(columns="strand_pair").to_csv(path, sep="\t", index=False)
+    message = refusal(copy, tmp_path)
+    assert "15" in message and "16" in message and "num_targets" in message
+    table.drop(columns="identifier").to_csv(path, sep="\t", index=False)
+    message = refusal(copy, tmp_path)
+    assert "targets.txt" in message and "identifier" in message
+
+
+def test_a_length_the_model_cannot_take_says_which_it_can(copy, tmp_path):
+    import json
+
+    path = copy / "human" / "statistics.json"
+    statistics = json.loads(path.read_text())
+    path.write_text(json.dumps({**statistics, "seq_length": 16_500}))
+    message = refusal(copy, tmp_path)
+    assert "16500 bp" in message and "multiples of 128 bp, such as 16512" in message
