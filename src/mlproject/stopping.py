@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -11,7 +12,9 @@ from mlproject.errors import Stopped
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
+_AGAIN_SECONDS = 1.0  # `mlflow run` adds its own SIGTERM to a Ctrl-C: that is one request, not two
 _received: int | None = None
+_received_at = 0.0
 _depth = 0
 
 
@@ -30,7 +33,8 @@ def deferred() -> Iterator[Callable[[], bool]]:
     """Yields `should_stop`; in the block a first signal is only noted, so that a checkpoint can be written.
 
     The code inside polls `should_stop()`, saves what it must and raises `Stopped`. When the block ends
-    with a signal noted and nothing raised, `Stopped` is raised here. A second signal does not wait.
+    with a signal noted and nothing raised, `Stopped` is raised here. A second signal, a second later or
+    more, does not wait.
     """
     global _depth
     _depth += 1

@@ -304,7 +304,8 @@ class Run:
 
     def link(self) -> str:
         """The address of this run's page in the UI."""
-        return f"{store.ui_address(self.client)}/#/experiments/{self.experiment_id}/runs/{self.id}"
+        page = f"experiments/{self.experiment_id}/runs/{self.id}?workflowType=machine_learning"
+        return f"{store.ui_address(self.client)}/#/{page}"
 
     def share_comparison(self, grid: str, **what: Any) -> str:
         """How to open the UI on a comparison of the children tagged with `grid`: see `comparison`."""

@@ -261,7 +261,8 @@ def test_read_runs(folder):
 def test_the_address_of_a_run(folder):
     with runs.start_run("ablation", Options()) as run:
         pass
-    assert run.link() == f"http://127.0.0.1:5000/#/experiments/{run.experiment_id}/runs/{run.id}"
+    page = f"experiments/{run.experiment_id}/runs/{run.id}?workflowType=machine_learning"
+    assert run.link() == f"http://127.0.0.1:5000/#/{page}"
 
 
 @pytest.mark.slow
