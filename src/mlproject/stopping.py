@@ -54,16 +54,18 @@ def listening() -> Iterator[None]:
     owner = os.getpid()
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        global _received
+        global _received, _received_at
         if os.getpid() != owner:  # a worker forked from us has nothing to save
             os._exit(128 + number)
-        again = _received is not None
-        _received = _received or number
-        if _depth and not again:
+        now = time.monotonic()
+        if _received is None:
+            _received, _received_at = number, now
+            if not _depth:
+                raise Stopped(_name(number))
             print(
                 f"{_name(number)}: stopping at the next safe step; send it again to stop now", file=sys.stderr
             )
-        else:
+        elif now - _received_at >= _AGAIN_SECONDS:
             raise Stopped(_name(number))
 
     before = {number: signal.signal(number, handle) for number in SIGNALS}
