@@ -11,15 +11,20 @@ import ast
 import importlib
 import os
 import pkgutil
+import re
 import signal
 import sys
+import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
 from mlproject import commands, options, stopping
 from mlproject.errors import InputError, Stopped
+
+_GREETING = re.compile(rb"WARNING: All log messages before absl|I0000 |To enable the following instructions")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,7 +82,27 @@ def _module(command: str) -> ModuleType:
     if command not in names:
         hint = options.nearest(command, names)
         raise InputError(f"unknown command {command!r}{hint}; there are: {', '.join(names) or 'none'}")
-    return importlib.import_module(f"{commands.__name__}.{command}")
+    with _without_greetings():
+        return importlib.import_module(f"{commands.__name__}.{command}")
+
+
+@contextmanager
+def _without_greetings() -> Iterator[None]:
+    """Keeps off stderr what TensorFlow logs when imported, which TF_CPP_MIN_LOG_LEVEL does not reach."""
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            caught.seek(0)
+            for line in caught:
+                if not _GREETING.match(line):
+                    os.write(2, line)
 
 
 def _overview() -> str:

@@ -137,6 +137,14 @@ def test_an_unknown_command_lists_those_there_are(folder, toys, capsys):
     )
 
 
+def test_only_the_greetings_of_an_import_are_kept_off_stderr(capfd):
+    with door._without_greetings():
+        os.write(2, b"I0000 00:00:1795 12 port.cc:153] oneDNN custom operations are on.\n")
+        os.write(2, b"a real warning\n")
+    os.write(2, b"I0000 later\n")
+    assert capfd.readouterr().err == "a real warning\nI0000 later\n"
+
+
 def test_the_overview_names_each_command(toys, capsys):
     assert door.main(["--help"]) == 0
     assert "toy    Adds two numbers." in capsys.readouterr().out

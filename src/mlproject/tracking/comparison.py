@@ -29,7 +29,7 @@ def share_comparison(
     colors: Mapping[str, str] | None = None,
     metrics: Sequence[str] = _METRICS,
     params: Sequence[str] = ("encoding", "positions", "values"),
-    series: Sequence[str] = ("loss",),
+    series: Sequence[str] = ("loss", "validation/pearson"),
 ) -> str:
     """Shares a view of the child runs tagged with `grid` in the experiment of `run`; returns how to open it.
 

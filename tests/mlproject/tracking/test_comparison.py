@@ -38,7 +38,7 @@ def test_the_view_is_in_the_experiment_and_its_key_in_the_address(folder):
         "rope": "#56B4E9",
     }
     charts = view["compareRunCharts"]
-    assert [chart["type"] for chart in charts] == ["BAR", "PARALLEL", "BAR", "BAR", "BAR", "BAR", "LINE"]
+    assert [chart["type"] for chart in charts] == ["BAR", "PARALLEL", *["BAR"] * 4, *["LINE"] * 2]
     assert charts[0]["metricKey"] == "pearson/mean"
     assert charts[1]["selectedParams"] == ["encoding", "positions", "values"]
     assert len({chart["uuid"] for chart in charts}) == len(charts)
