@@ -16,7 +16,11 @@ import sys
 import time
 
 CASES = {
-    "quarter, 4 layers, 24,576 bp, pooling as published": {"preset": "quarter", "layers": 4, "published": True},
+    "quarter, 4 layers, 24,576 bp, pooling as published": {
+        "preset": "quarter",
+        "layers": 4,
+        "published": True,
+    },
     "quarter, 4 layers, 24,576 bp": {"preset": "quarter", "layers": 4},
     "full, 11 layers, 24,576 bp": {"preset": "full", "layers": 11, "limit_gb": 10},
 }
@@ -26,10 +30,10 @@ def measure(size: str, layers: int, published: bool, steps: int = 3) -> dict[str
     """Seconds of a step (the fastest) and of the first call, and the peak resident memory of this process in GB."""
     import numpy as np
     import tensorflow as tf
+
     from enformer_core import layers as blocks
     from enformer_core.enformer import Enformer, preset
     from enformer_core.losses import poisson
-
     from mlproject.training import Adam, make_step
 
     if published:
@@ -40,12 +44,16 @@ def measure(size: str, layers: int, published: bool, steps: int = 3) -> dict[str
             return tf.reduce_sum(x * tf.nn.softmax(self._logit(x), axis=2), axis=2)
 
         blocks.SoftmaxPool.__call__ = pool
-    config = preset(size, heads={"human": 5313}, sequence_length=24_576, target_length=None, num_transformer_layers=layers)
+    config = preset(
+        size, heads={"human": 5313}, sequence_length=24_576, target_length=None, num_transformer_layers=layers
+    )
     model = Enformer(config)
     optimizer = Adam(model.trainable_variables)
 
     def loss(batch, is_training, key):
-        return tf.reduce_mean(poisson(batch["target"], model(batch["sequence"], is_training, key)["human"])), {}
+        return tf.reduce_mean(
+            poisson(batch["target"], model(batch["sequence"], is_training, key)["human"])
+        ), {}
 
     step = make_step(loss, optimizer, compiled=not published)
     random = np.random.default_rng(0)
@@ -74,13 +82,15 @@ def main() -> int:
     met = True
     for name, chosen in CASES.items():
         words = [sys.executable, __file__, "--case", json.dumps(chosen)]
-        ended = subprocess.run(words, stdout=subprocess.PIPE, text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
+        ended = subprocess.run(
+            words, stdout=subprocess.PIPE, text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        )
         if ended.returncode:
             print(f"{name}: ended with {ended.returncode}")
             met = False
             continue
         found = json.loads(ended.stdout.splitlines()[-1])
-        line = f"{name}: step {found['step_s']:.2f} s, first call {found['first_s']:.1f} s, peak {found['peak_gb']:.1f} GB"
+        line = f"{name}: step {found['step_s']:.2f} s, first {found['first_s']:.1f} s, peak {found['peak_gb']:.1f} GB"
         if chosen.get("published"):
             reference = found
             line += " (the reference)"

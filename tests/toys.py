@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import tensorflow as tf
+
 from enformer_core.enformer import Enformer, EnformerConfig, preset
 
 
@@ -27,4 +28,6 @@ def toy_model(seed: int = 0, **changes) -> Enformer:
 
 def toy_sequence(batch: int = 1, length: int = 2048, seed: int = 0) -> tf.Tensor:
     """Random one-hot DNA `[batch, length, 4]`."""
-    return tf.constant(np.eye(4, dtype=np.float32)[np.random.default_rng(seed).integers(0, 4, (batch, length))])
+    return tf.constant(
+        np.eye(4, dtype=np.float32)[np.random.default_rng(seed).integers(0, 4, (batch, length))]
+    )

@@ -83,7 +83,9 @@ class MultiHeadAttention(snt.Module):
         if self._positions == "relative":
             logits = tf.matmul(query + self._content_bias, keys, transpose_b=True)  # [B, H, L, L]
             features = self._positional_dropout(basis, is_training, key)[tf.newaxis]  # [1, 2L-1, F]
-            relative_keys = _split(apply_flat(self._relative_key, features), self._num_heads)  # [1, H, 2L-1, K]
+            relative_keys = _split(
+                apply_flat(self._relative_key, features), self._num_heads
+            )  # [1, H, 2L-1, K]
             logits += relative_shift(
                 tf.matmul(query + self._position_bias, relative_keys, transpose_b=True)  # [B, H, L, 2L-1]
             )
@@ -118,12 +120,14 @@ def relative_shift(x: tf.Tensor) -> tf.Tensor:
 
 
 def rotate(x: tf.Tensor, basis: tf.Tensor) -> tf.Tensor:
-    """Rotary positions: turns neighbouring pairs of `[B, H, L, K]` by the angles of `basis` `[L, K/2, 2]` (cos, sin)."""
+    """Rotary positions: `[B, H, L, K]` with neighbouring pairs turned by the angles of `basis` `[L, K/2, 2]`."""
     _, heads, length, size = x.shape
     pairs = tf.reshape(x, [-1, heads, length, size // 2, 2])
     even, odd = pairs[..., 0], pairs[..., 1]
     cos, sin = basis[..., 0], basis[..., 1]
-    return tf.reshape(tf.stack([even * cos - odd * sin, even * sin + odd * cos], -1), [-1, heads, length, size])
+    return tf.reshape(
+        tf.stack([even * cos - odd * sin, even * sin + odd * cos], -1), [-1, heads, length, size]
+    )
 
 
 def position_basis(positions: str, length: int, num_features: int, key_size: int) -> np.ndarray | None:
@@ -159,7 +163,9 @@ def relative_basis(length: int, num_features: int) -> np.ndarray:
     with tf.init_scope():  # eager even while a graph is traced: a constant, and never XLA's own logarithms
         count = num_features // 6
         distances = tf.range(-length + 1, length, dtype=tf.float32)[:, tf.newaxis]  # [2L-1, 1]
-        features = tf.concat([f(tf.abs(distances), length, count) for f in (_exponential, _central, _gamma)], -1)
+        features = tf.concat(
+            [f(tf.abs(distances), length, count) for f in (_exponential, _central, _gamma)], -1
+        )
         return tf.concat([features, tf.sign(distances) * features], -1).numpy()
 
 

@@ -1,8 +1,8 @@
 """Weights and config.json in one folder that loads with no flags; and the published weights.
 
-    FOLDER/config.json     which model, every field of its configuration
-    FOLDER/weights.npz     one array for each variable, by variable name (zip, with a checksum for each array)
-    FOLDER/training.npz    only in checkpoints of a running training: optimizer state and step
+FOLDER/config.json     which model, every field of its configuration
+FOLDER/weights.npz     one array for each variable, by variable name (zip, with a checksum for each array)
+FOLDER/training.npz    only in checkpoints of a running training: optimizer state and step
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -23,7 +24,7 @@ from enformer_core.enformer import TOWER_BLOCKS, Enformer, EnformerConfig, tower
 from enformer_core.initial import variable_name
 
 
-def save(folder: Path, model: Enformer, training: Mapping[str, np.ndarray] | None = None) -> None:
+def save(folder: Path, model: Enformer, training: dict[str, Any] | None = None) -> None:
     """Writes a checkpoint as a whole: it appears under its name complete and on disk, or not at all.
 
     Args:
@@ -66,7 +67,9 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
     except (zipfile.BadZipFile, EOFError, ValueError) as error:
-        raise ValueError(f"{path}: cut short or damaged ({error}); take another copy of this checkpoint") from error
+        raise ValueError(
+            f"{path}: cut short or damaged ({error}); take another copy of this checkpoint"
+        ) from error
 
 
 def assign(model: Enformer, arrays: Mapping[str, np.ndarray], source: Path | str) -> None:
@@ -147,10 +150,22 @@ _PUBLISHED = (
     ("stem/pool/logit", "_trunk/_layers/0/_layers/2/_logit_linear", {"w": "w"}),
     ("tower_{i}/conv_block/batch_norm", "_trunk/_layers/1/_layers/{i}/_layers/0/_layers/0", _NORM),
     ("tower_{i}/conv_block/conv", "_trunk/_layers/1/_layers/{i}/_layers/0/_layers/2", _LINEAR),
-    ("tower_{i}/pointwise_block/batch_norm", "_trunk/_layers/1/_layers/{i}/_layers/1/_module/_layers/0", _NORM),
-    ("tower_{i}/pointwise_block/pointwise", "_trunk/_layers/1/_layers/{i}/_layers/1/_module/_layers/2", _LINEAR),
+    (
+        "tower_{i}/pointwise_block/batch_norm",
+        "_trunk/_layers/1/_layers/{i}/_layers/1/_module/_layers/0",
+        _NORM,
+    ),
+    (
+        "tower_{i}/pointwise_block/pointwise",
+        "_trunk/_layers/1/_layers/{i}/_layers/1/_module/_layers/2",
+        _LINEAR,
+    ),
     ("tower_{i}/pool/logit", "_trunk/_layers/1/_layers/{i}/_layers/2/_logit_linear", {"w": "w"}),
-    ("transformer_{i}/attention_norm", "_trunk/_layers/2/_layers/{i}/_layers/0/_module/_layers/0", _LAYER_NORM),
+    (
+        "transformer_{i}/attention_norm",
+        "_trunk/_layers/2/_layers/{i}/_layers/0/_module/_layers/0",
+        _LAYER_NORM,
+    ),
     ("transformer_{i}/attention", "_trunk/_layers/2/_layers/{i}/_layers/0/_module/_layers/1", _ATTENTION),
     ("transformer_{i}/mlp_norm", "_trunk/_layers/2/_layers/{i}/_layers/1/_module/_layers/0", _LAYER_NORM),
     ("transformer_{i}/mlp_in", "_trunk/_layers/2/_layers/{i}/_layers/1/_module/_layers/1", _LINEAR),
@@ -162,7 +177,9 @@ _STEM = "_trunk/_layers/0/_layers/0/w"
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 
 
-def read_published(path: Path | str, sequence_length: int = 196_608, target_length: int | None = 896) -> Enformer:
+def read_published(
+    path: Path | str, sequence_length: int = 196_608, target_length: int | None = 896
+) -> Enformer:
     """The model of a checkpoint written by the published Sonnet code (`tf.train.Checkpoint(module=model)`).
 
     Channels, layers, heads, key size, position features, pooling and tracks are read off the shapes.
@@ -179,11 +196,17 @@ def read_published(path: Path | str, sequence_length: int = 196_608, target_leng
     prefix = _published_prefix(Path(path))
     try:
         reader = tf.train.load_checkpoint(str(prefix))
-        keys = [key.removesuffix(_SUFFIX) for key in reader.get_variable_to_shape_map() if key.endswith(_SUFFIX)]
+        keys = [
+            key.removesuffix(_SUFFIX) for key in reader.get_variable_to_shape_map() if key.endswith(_SUFFIX)
+        ]
         root = next((key.removesuffix(_STEM) for key in keys if key.endswith(_STEM)), None)
         if root is None:
-            raise ValueError(f"{prefix}: no variable .../{_STEM}; it is not a checkpoint of the published Enformer")
-        theirs = {key.removeprefix(root): reader.get_tensor(key + _SUFFIX) for key in keys if key.startswith(root)}
+            raise ValueError(
+                f"{prefix}: no variable .../{_STEM}; it is not a checkpoint of the published Enformer"
+            )
+        theirs = {
+            key.removeprefix(root): reader.get_tensor(key + _SUFFIX) for key in keys if key.startswith(root)
+        }
     except (tf.errors.OpError, RuntimeError, IndexError) as error:
         raise ValueError(f"{prefix}: cut short or damaged ({str(error).splitlines()[0]})") from error
     model = Enformer(_published_config(prefix, theirs, sequence_length, target_length))
@@ -191,7 +214,9 @@ def read_published(path: Path | str, sequence_length: int = 196_608, target_leng
     for name, variable in ((variable_name(v), v) for v in model.variables):
         key = _published_key(name)
         if key not in theirs:
-            raise ValueError(f"{prefix}: no variable {root}{key}; it is not a checkpoint of the published Enformer")
+            raise ValueError(
+                f"{prefix}: no variable {root}{key}; it is not a checkpoint of the published Enformer"
+            )
         # A convolution of width 1, [1, C, D] there, is a matrix here.
         arrays[name] = theirs[key][0] if theirs[key].ndim == len(variable.shape) + 1 else theirs[key]
     assign(model, arrays, prefix)
@@ -201,7 +226,9 @@ def read_published(path: Path | str, sequence_length: int = 196_608, target_leng
 def _published_prefix(path: Path) -> Path:
     found = sorted(path.glob("*.index")) if path.is_dir() else [Path(f"{path}.index")]
     if len(found) != 1 or not found[0].is_file():
-        raise FileNotFoundError(f"{path}: {len(found)} checkpoints (*.index) there; name one, without its suffix")
+        raise FileNotFoundError(
+            f"{path}: {len(found)} checkpoints (*.index) there; name one, without its suffix"
+        )
     return found[0].with_suffix("")
 
 
@@ -231,16 +258,21 @@ def _published_config(
     attention = "_trunk/_layers/2/_layers/0/_layers/0/_module/_layers/1/"
     try:
         channels = theirs["_trunk/_layers/4/_layers/0/_layers/2/w"].shape[-2]
-        tower = [theirs[f"_trunk/_layers/1/_layers/{i}/_layers/0/_layers/2/b"].shape[0] for i in range(TOWER_BLOCKS)]
+        tower = [
+            theirs[f"_trunk/_layers/1/_layers/{i}/_layers/0/_layers/2/b"].shape[0]
+            for i in range(TOWER_BLOCKS)
+        ]
         _, num_heads, _, key_size = theirs[attention + "_r_w_bias"].shape
         num_position_features = theirs[attention + "_r_k_layer/w"].shape[0]
     except KeyError as error:
-        raise ValueError(f"{prefix}: no variable {error}; it is not a checkpoint of the published Enformer") from error
-    divisible_by = next(
-        (d for d in range(channels, 0, -1) if tower_filters(channels, d) == tower), None
-    )
+        raise ValueError(
+            f"{prefix}: no variable {error}; it is not a checkpoint of the published Enformer"
+        ) from error
+    divisible_by = next((d for d in range(channels, 0, -1) if tower_filters(channels, d) == tower), None)
     if divisible_by is None:
-        raise ValueError(f"{prefix}: the tower has filters {tower}, which do not grow to {channels} channels by one factor")
+        raise ValueError(
+            f"{prefix}: the tower has filters {tower}, which do not grow to {channels} channels by one factor"
+        )
     return EnformerConfig(
         heads=heads,
         sequence_length=sequence_length,

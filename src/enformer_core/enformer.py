@@ -15,6 +15,7 @@ Source: Avsec et al. 2021, doi:10.1038/s41592-021-01252-x, and the published Son
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import sonnet as snt
@@ -24,7 +25,17 @@ from enformer_core import initial
 from enformer_core.attention import MultiHeadAttention, position_basis
 from enformer_core.dna import komlos
 from enformer_core.heads import TrackHead
-from enformer_core.layers import ZEROS, ConvBlock, Dropout, MaxPool, SoftmaxPool, apply_flat, crop, gelu, linear
+from enformer_core.layers import (
+    ZEROS,
+    ConvBlock,
+    Dropout,
+    MaxPool,
+    SoftmaxPool,
+    apply_flat,
+    crop,
+    gelu,
+    linear,
+)
 
 BIN_SIZE_BP = 128  # seven poolings by two
 TOWER_BLOCKS = 6
@@ -98,11 +109,17 @@ class EnformerConfig:
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} is {getattr(self, field)}; it must be 1 or more")
         if self.channels % 2 or self.channels % self.num_heads:
-            raise ValueError(f"channels is {self.channels}; it must be a multiple of 2 and of num_heads {self.num_heads}")
+            raise ValueError(
+                f"channels is {self.channels}; it must be a multiple of 2 and of num_heads {self.num_heads}"
+            )
         if self.channels % self.divisible_by:
-            raise ValueError(f"channels is {self.channels}; it must be a multiple of divisible_by {self.divisible_by}")
+            raise ValueError(
+                f"channels is {self.channels}; it must be a multiple of divisible_by {self.divisible_by}"
+            )
         if self.num_position_features % 6:
-            raise ValueError(f"num_position_features is {self.num_position_features}; it must be a multiple of 6")
+            raise ValueError(
+                f"num_position_features is {self.num_position_features}; it must be a multiple of 6"
+            )
         if self.positions == "rotary" and self.attention_key_size % 2:
             raise ValueError(f"the key size is {self.attention_key_size}; rotary positions need an even one")
         if self.family == "ecozoi" and (self.num_heads % 4 or self.positions == "relative"):
@@ -138,20 +155,24 @@ def check_lengths(sequence_length: int, target_length: int | None) -> None:
     bins, rest = divmod(sequence_length, BIN_SIZE_BP)
     if rest or bins < 1:
         near = max(1, round(sequence_length / BIN_SIZE_BP)) * BIN_SIZE_BP
-        raise ValueError(f"a sequence of {sequence_length} bp: the model takes multiples of {BIN_SIZE_BP} bp, such as {near}")
+        raise ValueError(
+            f"a sequence of {sequence_length} bp: the model takes multiples of {BIN_SIZE_BP} bp, such as {near}"
+        )
     if target_length is not None and not 1 <= target_length <= bins:
         raise ValueError(
-            f"a target of {target_length} bins: a sequence of {sequence_length} bp gives 1 to {bins} bins of {BIN_SIZE_BP} bp"
+            f"a target of {target_length} bins: {sequence_length} bp give 1 to {bins} bins of {BIN_SIZE_BP} bp"
         )
 
 
 def tower_filters(channels: int, divisible_by: int) -> list[int]:
     """Filters of the six tower blocks: they grow by one factor from half of channels to channels, then are rounded."""
     growth = 2 ** (1 / (TOWER_BLOCKS - 1))
-    return [int(np.round(channels // 2 * growth**i / divisible_by) * divisible_by) for i in range(TOWER_BLOCKS)]
+    return [
+        int(np.round(channels // 2 * growth**i / divisible_by) * divisible_by) for i in range(TOWER_BLOCKS)
+    ]
 
 
-_SIZES = {
+_SIZES: dict[str, dict[str, Any]] = {
     "full": {},
     "quarter": {"channels": 384, "num_position_features": 48},
     "tiny": {
@@ -168,7 +189,7 @@ _SIZES = {
 PRESETS = tuple(_SIZES)
 
 
-def preset(name: str, **changes) -> EnformerConfig:
+def preset(name: str, **changes: Any) -> EnformerConfig:
     """The configuration of size `full`, `quarter` (the training notebook's) or `tiny`, with fields changed.
 
     Raises:
@@ -190,7 +211,7 @@ def variant(config: EnformerConfig, name: str, family: str = "enformer") -> Enfo
     if name not in _SWITCHES:
         raise ValueError(f"variant is {name!r}; it can be {', '.join(VARIANTS)}")
     use_komlos, use_rotary, use_rank1 = _SWITCHES[name]
-    changes = {
+    changes: dict[str, Any] = {
         "family": family,
         "encoding": "komlos" if use_komlos else "one_hot",
         "positions": "rotary" if use_rotary else "none" if family == "ecozoi" else "relative",
@@ -241,7 +262,9 @@ class Enformer(snt.Module):
         for block in self._tower:
             x = block(x, is_training)
         bins = length // BIN_SIZE_BP
-        basis = position_basis(config.positions, bins, config.num_position_features, config.attention_key_size)
+        basis = position_basis(
+            config.positions, bins, config.num_position_features, config.attention_key_size
+        )
         basis = None if basis is None else tf.constant(basis)
         for block in self._transformer:
             x = block(x, basis, is_training, key)
@@ -346,4 +369,3 @@ def contribution_scores(
 
 def _layer_norm(name: str) -> snt.LayerNorm:
     return snt.LayerNorm(axis=-1, create_scale=True, create_offset=True, name=name)
-

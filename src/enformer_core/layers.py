@@ -53,7 +53,9 @@ class Dropout(snt.Module):
         if not is_training or self._rate == 0.0:
             return x
         if key is None:
-            raise ValueError("is_training=True needs key: the int32 pair (seed, step) that dropout is drawn from")
+            raise ValueError(
+                "is_training=True needs key: the int32 pair (seed, step) that dropout is drawn from"
+            )
         return tf.nn.experimental.stateless_dropout(x, self._rate, seed=key + [self._salt, 0])
 
 

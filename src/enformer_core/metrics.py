@@ -26,7 +26,7 @@ class TrackCorrelation:
         """Adds a batch: two arrays `[..., T]` of one shape and any float dtype."""
         if target.shape != prediction.shape or target.shape[-1] != self._mean.shape[1]:
             raise ValueError(
-                f"target {target.shape} and prediction {prediction.shape} must be equal shapes [..., {self._mean.shape[1]}]"
+                f"target {target.shape} and prediction {prediction.shape} must both be [..., {self._mean.shape[1]}]"
             )
         values = np.stack([np.reshape(a, (-1, a.shape[-1])) for a in (target, prediction)]).astype(np.float64)
         count = values.shape[1]
@@ -49,7 +49,10 @@ class TrackCorrelation:
     def r2(self) -> np.ndarray:
         """1 - residual / total sum of squares: `[T]` float64; NaN for a track whose target never varies."""
         residual = (
-            self._squares[0] + self._squares[1] - 2 * self._products + self.n * (self._mean[0] - self._mean[1]) ** 2
+            self._squares[0]
+            + self._squares[1]
+            - 2 * self._products
+            + self.n * (self._mean[0] - self._mean[1]) ** 2
         )
         varies = self._squares[0] > self.n * (_CONSTANT * self._mean[0]) ** 2
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -34,7 +34,7 @@ class Predictor(tf.Module):
         self.__call__ = tf.function(predict, input_signature=signature)
         traced = self.__call__.get_concrete_function()
         self._serve = tf.function(serve, input_signature=signature)
-        # XLA needs the shape of the batch, so it compiles once for each; a SavedModel goes without it and runs anywhere.
+        # XLA compiles once for each size of batch; a SavedModel goes without it and runs anywhere.
         self._compiled = tf.function(traced, jit_compile=True)
 
     def predict(self, sequence: tf.Tensor, head: str) -> tf.Tensor:

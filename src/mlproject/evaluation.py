@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from enformer_core.metrics import TrackCorrelation
 
+from enformer_core.metrics import TrackCorrelation
 from mlproject.training import Batch
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+
 from enformer_core.initial import variable_name
 
 Batch = Mapping[str, tf.Tensor]
@@ -30,7 +31,11 @@ class Adam:
     """
 
     def __init__(
-        self, variables: Sequence[tf.Variable], beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8
+        self,
+        variables: Sequence[tf.Variable],
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        epsilon: float = 1e-8,
     ):
         self.variables = list(variables)
         self._beta1, self._beta2, self._epsilon = beta1, beta2, epsilon
@@ -175,7 +180,9 @@ def fit(
         seconds += time.perf_counter() - began
         for name, value in metrics.items():
             if not math.isfinite(value):
-                raise Diverged(f"{name} became {value} at step {count} of {schedule.steps}; try a lower learning_rate")
+                raise Diverged(
+                    f"{name} became {value} at step {count} of {schedule.steps}; try a lower learning_rate"
+                )
         log(count, {**metrics, "learning_rate": schedule.rate(count)})
         if count % schedule.steps_per_epoch == 0:
             end_of_epoch(count)

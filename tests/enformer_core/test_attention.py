@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy import special, stats
+
 from enformer_core import initial
 from enformer_core.attention import (
     MultiHeadAttention,
@@ -10,7 +12,6 @@ from enformer_core.attention import (
     rotary_basis,
     rotate,
 )
-from scipy import special, stats
 
 RANDOM = np.random.default_rng(0)
 
@@ -38,8 +39,10 @@ def attention(positions, num_heads=4, num_groups=4, key_size=6, value_size=3, wi
     layer(x, basis, False, None)
     for variable in layer.variables:
         variable.assign(RANDOM.normal(size=variable.shape) / 2)
-    return {initial.variable_name(v).removeprefix("attention/"): v.numpy() for v in layer.variables}, x, layer(
-        x, basis, False, None
+    return (
+        {initial.variable_name(v).removeprefix("attention/"): v.numpy() for v in layer.variables},
+        x,
+        layer(x, basis, False, None),
     )
 
 
@@ -81,7 +84,9 @@ def numpy_attention(weights, x, positions, num_heads, num_groups, key_size):
 def test_equals_a_forward_pass_in_numpy(positions, num_groups, value_size):
     sizes = {"num_heads": 4, "num_groups": num_groups, "key_size": 6}
     weights, x, y = attention(positions, value_size=value_size, with_bias=num_groups == 2, **sizes)
-    np.testing.assert_allclose(y, numpy_attention(weights, x.numpy(), positions, **sizes), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        y, numpy_attention(weights, x.numpy(), positions, **sizes), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_relative_shift_reads_the_logit_of_each_distance():
@@ -95,7 +100,9 @@ def test_relative_shift_reads_the_logit_of_each_distance():
 def test_rotary_products_depend_on_distance_alone():
     query, key = RANDOM.normal(size=(2, 8)).astype(np.float32)
     basis = tf.constant(rotary_basis(12, 8))
-    turned_query, turned_key = (rotate(tf.constant(np.tile(z, (1, 1, 12, 1))), basis)[0, 0] for z in (query, key))
+    turned_query, turned_key = (
+        rotate(tf.constant(np.tile(z, (1, 1, 12, 1))), basis)[0, 0] for z in (query, key)
+    )
     products = (turned_query @ tf.transpose(turned_key)).numpy()
     for distance in range(-11, 12):
         diagonal = np.diagonal(products, distance)
@@ -109,7 +116,9 @@ def test_relative_basis_equals_scipy():
     half_life = 2 ** np.linspace(3, np.log2(length), count)
     mean, stddev = np.linspace(length / count, length, count), length / (2 * count)
     gamma = stats.gamma.pdf(distance, (mean / stddev) ** 2, scale=stddev**2 / mean) + 1e-8
-    expected = np.hstack([0.5 ** (distance / half_life), distance < 2.0 ** np.arange(1, count + 1) - 1, gamma / gamma.max(0)])
+    expected = np.hstack(
+        [0.5 ** (distance / half_life), distance < 2.0 ** np.arange(1, count + 1) - 1, gamma / gamma.max(0)]
+    )
     sign = np.sign(np.arange(-length + 1, length))[:, None]
     # float32 logarithms of the gamma density differ from float64 ones by a few in 1e5
     np.testing.assert_allclose(basis, np.hstack([expected, sign * expected]), rtol=1e-4, atol=1e-6)

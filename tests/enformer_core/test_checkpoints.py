@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+
 from enformer_core import checkpoints
 from enformer_core.dna import one_hot
 from toys import toy_model, toy_sequence
@@ -112,12 +113,22 @@ def published(model, path):
     return tf.train.Checkpoint(module=root).write(str(path))
 
 
-@pytest.mark.parametrize("changes", [{}, {"pooling": "max", "num_transformer_layers": 2, "num_heads": 2, "divisible_by": 8}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"pooling": "max", "num_transformer_layers": 2, "num_heads": 2, "divisible_by": 8}]
+)
 def test_sizes_are_read_off_the_shapes(tmp_path, changes):
     model = toy_model(seed=2, **changes)
     path = published(model, tmp_path / "model.ckpt")
     loaded = checkpoints.read_published(path, sequence_length=2048, target_length=14)
-    for field in ("heads", "channels", "num_transformer_layers", "num_heads", "key_size", "num_position_features", "pooling"):
+    for field in (
+        "heads",
+        "channels",
+        "num_transformer_layers",
+        "num_heads",
+        "key_size",
+        "num_position_features",
+        "pooling",
+    ):
         assert getattr(loaded.config, field) == getattr(model.config, field), field
     outputs = (m(toy_sequence(), is_training=False)["human"] for m in (model, loaded))
     np.testing.assert_allclose(*outputs, rtol=1e-6)

@@ -3,8 +3,17 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
+
 from enformer_core import initial
-from enformer_core.enformer import FAMILIES, VARIANTS, Enformer, EnformerConfig, contribution_scores, preset, variant
+from enformer_core.enformer import (
+    FAMILIES,
+    VARIANTS,
+    Enformer,
+    EnformerConfig,
+    contribution_scores,
+    preset,
+    variant,
+)
 from toys import toy_config, toy_model, toy_sequence
 
 
@@ -30,13 +39,18 @@ def test_every_variant_predicts_every_bin_and_track(name, family):
 
 
 @pytest.mark.parametrize(
-    ("name", "field", "value"), [("komlos", "encoding", "komlos"), ("rope", "positions", "rotary"), ("rank1", "values", "rank1")]
+    ("name", "field", "value"),
+    [("komlos", "encoding", "komlos"), ("rope", "positions", "rotary"), ("rank1", "values", "rank1")],
 )
 def test_each_switch_changes_one_thing(name, field, value):
     vanilla, changed = variant(toy_config(), "vanilla"), variant(toy_config(), name)
     assert dataclasses.replace(vanilla, **{field: value}) == changed
     ours, theirs = (weights(Enformer(config)) for config in (vanilla, changed))
-    differ = {n for n in ours.keys() | theirs.keys() if getattr(ours.get(n), "shape", 0) != getattr(theirs.get(n), "shape", 1)}
+    differ = {
+        n
+        for n in ours.keys() | theirs.keys()
+        if getattr(ours.get(n), "shape", 0) != getattr(theirs.get(n), "shape", 1)
+    }
     touched = {
         "encoding": {"enformer/stem/conv/w"},
         "positions": {n for n in ours if "attention" in n and ("relative_key" in n or n.endswith("_bias"))},
@@ -106,7 +120,9 @@ def test_batch_size_does_not_change_an_answer():
     whole = model(x, is_training=False)["human"]
     for row in range(3):
         # different batch sizes take different matrix kernels
-        np.testing.assert_allclose(model(x[row : row + 1], is_training=False)["human"][0], whole[row], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(
+            model(x[row : row + 1], is_training=False)["human"][0], whole[row], rtol=1e-4, atol=1e-6
+        )
 
 
 def test_other_lengths_are_not_cropped():
@@ -133,7 +149,9 @@ def test_contribution_scores_equal_finite_differences():
     assert scores.shape == (2048,) and scores[100] == 0
 
     def masked_mean(sequence):
-        prediction = model(tf.constant(sequence[None]), is_training=False)["human"][0].numpy().astype(np.float64)
+        prediction = (
+            model(tf.constant(sequence[None]), is_training=False)["human"][0].numpy().astype(np.float64)
+        )
         return (prediction * mask).sum() / mask.sum()
 
     # The derivative along the whole input, by central differences: float32 leaves about three digits of it.

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+
 from enformer_core import initial
 from enformer_core.layers import Dropout, MaxPool, SoftmaxPool, apply_flat, crop, linear
 
@@ -53,7 +54,9 @@ def test_training_without_a_key_is_refused():
         Dropout(0.4, "one")(tf.ones([2]), True, None)
 
 
-@pytest.mark.parametrize(("length", "expected"), [(None, range(7)), (7, range(7)), (3, [2, 3, 4]), (4, [1, 2, 3, 4])])
+@pytest.mark.parametrize(
+    ("length", "expected"), [(None, range(7)), (7, range(7)), (3, [2, 3, 4]), (4, [1, 2, 3, 4])]
+)
 def test_crop_keeps_the_centre(length, expected):
     x = tf.reshape(tf.range(7), [1, 7, 1])
     assert crop(x, length)[0, :, 0].numpy().tolist() == list(expected)

@@ -1,5 +1,6 @@
 import numpy as np
 import tensorflow as tf
+
 from enformer_core import initial
 from enformer_core.enformer import Enformer, variant
 from enformer_core.saved_model import Predictor

@@ -3,10 +3,10 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
-from enformer_core.losses import poisson
-from toys import toy_model, toy_sequence
 
+from enformer_core.losses import poisson
 from mlproject.training import Adam, Diverged, Schedule, fit, make_step
+from toys import toy_model, toy_sequence
 
 SCHEDULE = Schedule(epochs=3, steps_per_epoch=4, warmup_steps=5, learning_rate=0.1)
 
@@ -86,7 +86,9 @@ def enformer_step():
     optimizer = Adam(model.trainable_variables)
 
     def loss(batch, is_training, key):
-        return tf.reduce_mean(poisson(batch["target"], model(batch["sequence"], is_training, key)["human"])), {}
+        return tf.reduce_mean(
+            poisson(batch["target"], model(batch["sequence"], is_training, key)["human"])
+        ), {}
 
     return model, optimizer, make_step(loss, optimizer)
 
@@ -98,9 +100,11 @@ def enformer_batches(start):
 
 
 def test_every_variable_of_the_model_gets_a_gradient(enformer_step):
-    model, optimizer, step = enformer_step
+    _, optimizer, step = enformer_step
     before = [v.numpy() for v in optimizer.variables]
-    schedule = Schedule(1, 3, 0, 1e-3)  # the attention output starts at zero: its inputs move from the second step
+    schedule = Schedule(
+        1, 3, 0, 1e-3
+    )  # the attention output starts at zero: its inputs move from the second step
     fit(step, enformer_batches(0), schedule, lambda *_: None, seed=1)
     still = [v.name for v, b in zip(optimizer.variables, before, strict=True) if np.array_equal(v, b)]
     # The bias of a convolution in front of BatchNorm changes nothing, so its gradient may round to zero.
@@ -125,7 +129,9 @@ def test_a_resumed_training_ends_with_the_same_bits(enformer_step):
     fit(step, enformer_batches(0), Schedule(1, 3, 4, 1e-3), lambda *_: None, seed=7)
     weights, state = [v.numpy() for v in model.variables], optimizer.state()
     restart()
-    fit(step, enformer_batches(9), Schedule(1, 2, 4, 1e-3), lambda *_: None, seed=3)  # something else in between
+    fit(
+        step, enformer_batches(9), Schedule(1, 2, 4, 1e-3), lambda *_: None, seed=3
+    )  # something else in between
     for variable, value in zip(model.variables, weights, strict=True):
         variable.assign(value)
     optimizer.restore(state)

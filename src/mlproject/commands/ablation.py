@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import itertools
 import json
@@ -17,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import tensorflow as tf
+from tqdm import tqdm
+
 from enformer_core import checkpoints, initial
 from enformer_core.enformer import FAMILIES, PRESETS, VARIANTS, Enformer, EnformerConfig, preset, variant
 from enformer_core.losses import poisson
 from enformer_core.saved_model import Predictor
-from tqdm import tqdm
-
 from mlproject import __version__, reporting, stopping
 from mlproject.data.batches import evaluation_batches, training_batches
 from mlproject.data.demo import demo_dataset
@@ -91,7 +92,12 @@ def check(options: Options) -> None:
     Raises:
         InputError: one line that names the option or the file, what was found and what to do.
     """
-    for name, choices in (("variants", VARIANTS), ("preset", PRESETS), ("family", FAMILIES), ("eval_split", SUBSETS[1:])):
+    for name, choices in (
+        ("variants", VARIANTS),
+        ("preset", PRESETS),
+        ("family", FAMILIES),
+        ("eval_split", SUBSETS[1:]),
+    ):
         chosen = getattr(options, name)
         for word in (chosen,) if isinstance(chosen, str) else chosen:
             if word not in choices:
@@ -129,10 +135,7 @@ def run(options: Options, run: "Run") -> int:
     _report(options, run, datasets, outcomes, grid)
     steps = sum(outcome.seconds_in_steps for outcome in outcomes)
     run.summarize({"seconds/total": time.perf_counter() - began, "seconds/in_steps": steps})
-    failures = [outcome for outcome in outcomes if outcome.failure]
-    for outcome in failures:
-        print(f"FAILED {outcome.variant} seed {outcome.seed}: {outcome.failure}")
-    return 1 if failures else 0
+    return 1 if any(outcome.failure for outcome in outcomes) else 0
 
 
 @dataclasses.dataclass
@@ -160,7 +163,9 @@ def _open(options: Options, folder: Path) -> dict[str, TrackDataset]:
 
 
 def _configuration(options: Options, datasets: Mapping[str, TrackDataset]) -> EnformerConfig:
-    lengths = {name: (dataset.statistics.seq_length, dataset.head_bins()) for name, dataset in datasets.items()}
+    lengths = {
+        name: (dataset.statistics.seq_length, dataset.head_bins()) for name, dataset in datasets.items()
+    }
     if len(set(lengths.values())) > 1:
         found = "; ".join(f"{name} {length} bp, {bins} bins" for name, (length, bins) in lengths.items())
         raise InputError(f"--organisms: one model needs windows of one size, found {found}; build them alike")
@@ -178,7 +183,9 @@ def _configuration(options: Options, datasets: Mapping[str, TrackDataset]) -> En
 
 def _grid(options: Options, datasets: Mapping[str, TrackDataset]) -> str:
     """A hash of all that the numbers of a grid depend on: the same command finds its own runs again by it."""
-    chosen = {name: value for name, value in dataclasses.asdict(options).items() if name not in _NOT_OF_THE_GRID}
+    chosen = {
+        name: value for name, value in dataclasses.asdict(options).items() if name not in _NOT_OF_THE_GRID
+    }
     chosen["datasets"] = {name: dataset.digest for name, dataset in datasets.items()}
     chosen["version"] = __version__
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
@@ -192,7 +199,9 @@ def _only_one(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InputError(f"{path}: another process is training this grid; wait for it, or stop it") from None
+            raise InputError(
+                f"{path}: another process is training this grid; wait for it, or stop it"
+            ) from None
         yield
 
 
@@ -213,7 +222,9 @@ def _train_grid(
             key = {"grid": grid, "variant": name, "seed": str(seed)}
             chosen = variant(config, name, options.family)
             try:
-                with run.child(f"{name}-{seed}", key=key, params=_params(options, chosen, name, seed)) as child:
+                with run.child(
+                    f"{name}-{seed}", key=key, params=_params(options, chosen, name, seed)
+                ) as child:
                     if not child.done:
                         bench = bench or _Bench(options, datasets, chosen)
                         folder = options.work_dir / "ablation" / grid / f"{name}-{seed}"
@@ -221,7 +232,10 @@ def _train_grid(
                     outcome.metrics = child.metrics()
                     outcome.tracks = {organism: child.table(f"tracks_{organism}") for organism in datasets}
                 state = "was done before" if child.done else f"{outcome.metrics['seconds/total']:.1f} s"
-                print(f"{label}: pearson/mean {outcome.metrics.get('pearson/mean', math.nan):.4f} ({state})", flush=True)
+                print(
+                    f"{label}: pearson/mean {outcome.metrics.get('pearson/mean', math.nan):.4f} ({state})",
+                    flush=True,
+                )
             except (Stopped, KeyboardInterrupt):
                 raise
             except Exception as error:
@@ -232,7 +246,16 @@ def _train_grid(
 
 def _params(options: Options, config: EnformerConfig, name: str, seed: int) -> dict[str, Any]:
     """Parameters of a child: columns in which the runs of grids differ."""
-    shared = ("data", "preset", "epochs", "steps_per_epoch", "warmup_steps", "learning_rate", "batch_size", "clip_norm")
+    shared = (
+        "data",
+        "preset",
+        "epochs",
+        "steps_per_epoch",
+        "warmup_steps",
+        "learning_rate",
+        "batch_size",
+        "clip_norm",
+    )
     return {
         "variant": name,
         "seed": seed,
@@ -249,7 +272,10 @@ class _Bench:
         self.model = Enformer(config)
         self.optimizer = Adam(self.model.trainable_variables)
         self.predictor = Predictor(self.model)
-        self._steps = {name: make_step(self._loss(name), self.optimizer, options.clip_norm) for name in datasets}
+        self._loss_names = {name: _prefix("loss", name, options) for name in datasets}
+        self._steps = {
+            name: make_step(self._loss(name), self.optimizer, options.clip_norm) for name in datasets
+        }
         # The first call of a function traces and compiles it. Doing that on a batch of zeros keeps it out of the time
         # of the steps; the weights are made new afterwards.
         for name, tracks in config.heads.items():
@@ -266,7 +292,7 @@ class _Bench:
         return loss
 
     def start(self, seed: int, folder: Path) -> int:
-        """Sets weights and optimizer: those of the newest whole checkpoint in folder, else new ones; returns its step."""
+        """Sets weights and optimizer, of the newest whole checkpoint or else new ones; returns the step they are of."""
         for checkpoint in sorted(folder.glob("step-*"), reverse=True):
             try:
                 weights = checkpoints.read_arrays(checkpoint / "weights.npz")
@@ -290,9 +316,10 @@ class _Bench:
             shutil.rmtree(old)
 
     def step(self, batch: Batch, learning_rate: float, key: np.ndarray) -> dict[str, tf.Tensor]:
-        """One training step on a batch that names its `head`."""
+        """One training step on a batch that names its `head`, after which the loss is named too."""
         arrays = {name: batch[name] for name in ("sequence", "target")}
-        return self._steps[batch["head"]](arrays, learning_rate, key)
+        scalars = self._steps[batch["head"]](arrays, learning_rate, key)
+        return {self._loss_names[batch["head"]]: scalars.pop("loss"), **scalars}
 
 
 def _train_child(
@@ -310,7 +337,10 @@ def _train_child(
     schedule = Schedule(options.epochs, options.steps_per_epoch, options.warmup_steps, options.learning_rate)
     for organism, dataset in datasets.items():
         child.use_dataset(
-            name=f"{Path(options.data).name}/{organism}", digest=dataset.digest, source=str(dataset.path), context="training"
+            name=f"{Path(options.data).name}/{organism}",
+            digest=dataset.digest,
+            source=str(dataset.path),
+            context="training",
         )
     start = bench.start(seed, folder)
     saved = time.monotonic()
@@ -320,7 +350,7 @@ def _train_child(
         started = time.perf_counter()
         found = {
             organism: evaluate(
-                lambda sequence, head=organism: bench.predictor.predict(sequence, head),
+                functools.partial(bench.predictor.predict, head=organism),
                 evaluation_batches(dataset, subset, batch_size=options.batch_size, limit=limit),
                 dataset.statistics.num_targets,
             )
@@ -345,14 +375,17 @@ def _train_child(
 
         def log(step: int, metrics: dict[str, float]) -> None:
             child.log(step, metrics)
-            bar.set_postfix(loss=f"{metrics['loss']:.4f}", refresh=False)
+            shown = {name: f"{value:.4f}" for name, value in metrics.items() if name.startswith("loss")}
+            bar.set_postfix(shown, refresh=False)
             bar.update()
 
         def after_step(step: int) -> None:
             if should_stop():
                 child.flush()
                 bench.save(folder, step)
-                raise Stopped(f"stopped at step {step} of {schedule.steps}; the same command goes on from there")
+                raise Stopped(
+                    f"stopped at step {step} of {schedule.steps}; the same command goes on from there"
+                )
 
         result = fit(
             bench.step,
@@ -367,15 +400,21 @@ def _train_child(
 
     final = evaluated(options.eval_split, options.eval_steps)
     # From the store, for a training that was stopped between its last step and this evaluation.
-    summary = {"final/train_loss": child.metrics()["loss"]}
+    logged = child.metrics()
+    summary = {}
     for organism, found in final.items():
         table = reporting.track_table(datasets[organism].targets, found.pearson_r, found.r2, found.n)
         categories = reporting.category_summary(table)
         child.keep_table(f"tracks_{organism}", table)
         child.keep_table(f"categories_{organism}", categories)
+        loss = logged.get(_prefix("loss", organism, options), math.nan)
+        summary[f"{_prefix('final', organism, options)}/train_loss"] = loss
         prefix = _prefix("pearson", organism, options)
         summary |= {f"{prefix}/{row.category}": row.mean for row in categories.itertuples()}
-        summary |= {f"{prefix}/mean": _mean(found.pearson_r), f"{prefix}/nan_tracks": int(np.isnan(found.pearson_r).sum())}
+        summary |= {
+            f"{prefix}/mean": _mean(found.pearson_r),
+            f"{prefix}/nan_tracks": int(np.isnan(found.pearson_r).sum()),
+        }
     with tempfile.TemporaryDirectory() as temporary:
         checkpoints.save(Path(temporary, "checkpoint"), bench.model)
         child.keep(Path(temporary, "checkpoint"))
@@ -398,7 +437,9 @@ def _train_child(
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _in_turn(options: Options, datasets: Mapping[str, TrackDataset], seed: int, start: int) -> Iterator[Batch]:
+def _in_turn(
+    options: Options, datasets: Mapping[str, TrackDataset], seed: int, start: int
+) -> Iterator[Batch]:
     """Endless training batches, one organism after the other, each with the name of its head; already at step start."""
     streams = []
     for position, (organism, dataset) in enumerate(datasets.items()):
@@ -412,9 +453,14 @@ def _in_turn(options: Options, datasets: Mapping[str, TrackDataset], seed: int, 
             start=done,
             work_dir=options.work_dir,
         )
-        streams.append(({"head": organism, **batch} for batch in batches))
+        streams.append(_named(organism, batches))
     for position in itertools.count(start):
         yield next(streams[position % len(streams)])
+
+
+def _named(head: str, batches: Iterator[Batch]) -> Iterator[Batch]:
+    for batch in batches:
+        yield {"head": head, **batch}
 
 
 # --- what comes out -----------------------------------------------------------------------------------------------
@@ -429,7 +475,9 @@ def _report(
         with tempfile.TemporaryDirectory() as temporary:
             for path in reporting.write_grid(results, tracks, organism, Path(temporary)):
                 run.keep(path)
-        print(f"\n{organism}: Pearson r on the {options.eval_split} split, mean over tracks, over {len(options.seeds)} seeds")
+        print(
+            f"\n{organism}: Pearson r on the {options.eval_split} split, a mean over tracks; mean and sd over seeds"
+        )
         print(reporting.results_text(results))
     best = max((o.metrics.get("pearson/mean", -math.inf) for o in outcomes), default=-math.inf)
     run.summarize({"best/pearson_mean": best})
@@ -438,12 +486,14 @@ def _report(
 
 def _row(outcome: _Outcome, organism: str, options: Options) -> dict[str, Any]:
     prefix = _prefix("pearson", organism, options) + "/"
-    found = {name.removeprefix(prefix): value for name, value in outcome.metrics.items() if name.startswith(prefix)}
+    found = {
+        name.removeprefix(prefix): value for name, value in outcome.metrics.items() if name.startswith(prefix)
+    }
     found.pop("nan_tracks", None)
     return {
         "variant": outcome.variant,
         "seed": outcome.seed,
-        "train_loss": outcome.metrics.get("final/train_loss", math.nan),
+        "train_loss": outcome.metrics.get(f"{_prefix('final', organism, options)}/train_loss", math.nan),
         "pearson_mean": found.pop("mean", math.nan),
         **found,
         "failure": outcome.failure or None,

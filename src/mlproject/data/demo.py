@@ -39,10 +39,10 @@ UNKNOWN = ("chr1", 200_000, 200_400)  # a stretch of N without signal
 
 # Sequence.
 ACTIVE_BP, INACTIVE_BP = 2_500, 6_000  # mean length of a stretch
-ACTIVE_GC, INACTIVE_GC = 0.52, 0.40
+ACTIVE_GC, INACTIVE_GC = 0.48, 0.42
 MOTIFS = 6
 MOTIF_BP = (7, 8, 9, 10, 11, 12)
-MOTIF_GC = 0.7
+MOTIF_GC = 0.5
 ACTIVE_SPACING, INACTIVE_SPACING = 80, 3_000  # mean bp between motifs
 PROMOTER_BP = ENHANCER_BP = 12
 PROMOTER_SPACING = 800  # in active stretches

@@ -29,7 +29,12 @@ def demo(tmp_path_factory):
 
 
 def start(folder, *words):
-    environment = {**os.environ, "PYTHONPATH": str(SOURCE), "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(SOURCE),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "PYTHONUNBUFFERED": "1",
+    }
     environment.pop("MLFLOW_TRACKING_URI", None)
     return subprocess.Popen(
         [sys.executable, "-m", "mlproject", "ablation", *words],
@@ -90,7 +95,13 @@ def test_a_grid_leaves_what_the_docs_promise(grid):
 
     child = store.children["all-42"]
     assert child.info.status == "FINISHED"
-    expected = {"variant": "all", "encoding": "komlos", "positions": "rotary", "values": "rank1", "seed": "42"}
+    expected = {
+        "variant": "all",
+        "encoding": "komlos",
+        "positions": "rotary",
+        "values": "rank1",
+        "seed": "42",
+    }
     assert expected.items() <= child.data.params.items()
     assert {data.dataset.name.split("/")[-1] for data in child.inputs.dataset_inputs} == {"human", "mouse"}
     assert [step for step, _ in store.series(child, "loss")] == list(range(1, 7))
@@ -119,6 +130,7 @@ def test_a_grid_leaves_what_the_docs_promise(grid):
 @pytest.mark.slow
 def test_the_logged_model_is_the_checkpoint(grid, monkeypatch):
     import mlflow
+
     from enformer_core import checkpoints
 
     folder, _, _ = grid
@@ -142,7 +154,9 @@ def test_the_same_command_keeps_finished_children(grid):
     code, output = finish(start(folder, *words))
     after = Store(folder)
     assert code == 0 and output.count("was done before") == 2
-    assert len(after.parents) == 2 and after.parents[0].data.tags["continued_in"] == after.parents[1].info.run_id
+    assert (
+        len(after.parents) == 2 and after.parents[0].data.tags["continued_in"] == after.parents[1].info.run_id
+    )
     for name, child in before.children.items():
         assert after.children[name].info.run_id == child.info.run_id
         assert after.children[name].data.metrics == child.data.metrics
@@ -153,7 +167,18 @@ def track_table(folder, name="vanilla-42"):
     return pd.read_parquet(store.fetch(store.children[name], "tracks_human.parquet")), store
 
 
-LONG = ("--variants", "vanilla", "--seeds", "42", "--epochs", "30", "--max_shift", "3", "--reverse_complement", "true")
+LONG = (
+    "--variants",
+    "vanilla",
+    "--seeds",
+    "42",
+    "--epochs",
+    "30",
+    "--max_shift",
+    "3",
+    "--reverse_complement",
+    "true",
+)
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +213,7 @@ def test_a_stopped_training_ends_with_the_same_numbers(tmp_path, demo, never_sto
     stopped = Store(tmp_path).children["vanilla-42"]
     assert stopped.info.status == ("RUNNING" if number == signal.SIGKILL else "KILLED")
 
-    code, output = finish(start(tmp_path, *words))
+    code, _ = finish(start(tmp_path, *words))
     assert code == 0
     table, store = track_table(tmp_path)
     expected, losses = never_stopped
@@ -230,10 +255,18 @@ def test_a_failed_variant_is_shown_and_the_rest_runs(tmp_path, demo):
     code, output = finish(process)
     assert code == 1 and "FAILED rope seed 42" in output
     store = Store(tmp_path)
-    assert {name: run.info.status for name, run in store.children.items()} == {"rope-42": "FAILED", "vanilla-42": "FINISHED"}
+    assert {name: run.info.status for name, run in store.children.items()} == {
+        "rope-42": "FAILED",
+        "vanilla-42": "FINISHED",
+    }
     assert store.children["rope-42"].data.tags["failure"]
-    averages = pd.read_csv(store.fetch(store.parents[0], "experiment_results_human_avg.csv")).set_index("experiment")
-    assert np.isnan(averages.loc["rope", "pearson_human_mean"]) and averages.loc["vanilla", "pearson_human_mean"] > -1
+    averages = pd.read_csv(store.fetch(store.parents[0], "experiment_results_human_avg.csv")).set_index(
+        "experiment"
+    )
+    assert (
+        np.isnan(averages.loc["rope", "pearson_human_mean"])
+        and averages.loc["vanilla", "pearson_human_mean"] > -1
+    )
 
     (grid / "rope-42").unlink()
     code, output = finish(start(tmp_path, *words))
@@ -244,7 +277,9 @@ def test_a_failed_variant_is_shown_and_the_rest_runs(tmp_path, demo):
 def test_vanilla_learns_on_demo_data(never_stopped, tmp_path, demo):
     """Above 0.3 is asked for; a learning rate of zero leaves the model as it was made."""
     trained, _ = never_stopped
-    code, _ = finish(start(tmp_path, "--data", str(demo), "--variants", "vanilla", *QUICK, "--learning_rate", "0"))
+    code, _ = finish(
+        start(tmp_path, "--data", str(demo), "--variants", "vanilla", *QUICK, "--learning_rate", "0")
+    )
     assert code == 0
     untrained, _ = track_table(tmp_path)
     assert trained["pearson_r"].mean() > 0.3
