@@ -14,3 +14,16 @@ class Stopped(BaseException):
     It is a BaseException, as KeyboardInterrupt is, so that code that goes on after the failure of one part
     (`except Exception`) does not go on after this.
     """
+
+
+def one_line(error: BaseException) -> str:
+    """What went wrong, in one line: the kind of error unless it is an `InputError`, and its message.
+
+    Of the long messages that TensorFlow makes while it traces ("in user code: ..."), the last line says it.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return repr(error)
+    if lines[0].startswith("in user code"):
+        return lines[-1]
+    return lines[0] if isinstance(error, InputError) else f"{type(error).__name__}: {lines[0]}"

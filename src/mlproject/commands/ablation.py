@@ -1,14 +1,10 @@
 """Train the eight Enformer variants over seeds and compare them track by track."""
 
-import contextlib
 import dataclasses
-import fcntl
 import functools
-import hashlib
 import itertools
-import json
 import math
-import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -28,9 +24,10 @@ from mlproject import __version__, reporting, stopping
 from mlproject.data.batches import evaluation_batches, training_batches
 from mlproject.data.demo import demo_dataset
 from mlproject.data.records import SUBSETS, TrackDataset, open_dataset, verify
-from mlproject.errors import InputError, Stopped
+from mlproject.errors import InputError, Stopped, one_line
 from mlproject.evaluation import Evaluation, evaluate
-from mlproject.training import Adam, Batch, Schedule, fit, make_step
+from mlproject.resuming import StepCheckpoints, fingerprint, only_one
+from mlproject.training import Adam, Batch, LossFunction, Schedule, TrainResult, fit, make_step
 
 if TYPE_CHECKING:
     from mlproject.tracking.runs import Run
@@ -130,24 +127,12 @@ def run(options: Options, run: "Run") -> int:
     grid = _grid(options, datasets)
     run.tag({"grid": grid})
     run.rename(f"ablation {grid[:8]}")
-    with _only_one(options.work_dir / "ablation" / f"{grid}.lock"):
+    with only_one(options.work_dir / "ablation" / f"{grid}.lock"):
         outcomes = _train_grid(options, run, datasets, config, grid)
     _report(options, run, datasets, outcomes, grid)
     steps = sum(outcome.seconds_in_steps for outcome in outcomes)
     run.summarize({"seconds/total": time.perf_counter() - began, "seconds/in_steps": steps})
     return 1 if any(outcome.failure for outcome in outcomes) else 0
-
-
-@dataclasses.dataclass
-class _Outcome:
-    """What one child run ended with: final numbers and the track table of each organism, or a failure."""
-
-    variant: str
-    seed: int
-    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
-    tracks: dict[str, pd.DataFrame] = dataclasses.field(default_factory=dict)
-    failure: str = ""
-    seconds_in_steps: float = 0.0
 
 
 # --- what goes in -------------------------------------------------------------------------------------------------
@@ -188,24 +173,22 @@ def _grid(options: Options, datasets: Mapping[str, TrackDataset]) -> str:
     }
     chosen["datasets"] = {name: dataset.digest for name, dataset in datasets.items()}
     chosen["version"] = __version__
-    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def _only_one(path: Path) -> Iterator[None]:
-    """Keeps a second process from training the same grid; the system lets go of the lock however this one ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{path}: another process is training this grid; wait for it, or stop it"
-            ) from None
-        yield
+    return fingerprint(chosen)
 
 
 # --- training -----------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class _Outcome:
+    """What one child run ended with: final numbers and the track table of each organism, or a failure."""
+
+    variant: str
+    seed: int
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    tracks: dict[str, pd.DataFrame] = dataclasses.field(default_factory=dict)
+    failure: str = ""
+    seconds_in_steps: float = 0.0
 
 
 def _train_grid(
@@ -214,39 +197,34 @@ def _train_grid(
     outcomes = []
     total = len(options.variants) * len(options.seeds)
     for name in options.variants:
+        chosen = variant(config, name, options.family)
         bench = None  # built for the first seed that is not done, then used for all
         for seed in options.seeds:
             outcome = _Outcome(name, seed)
             outcomes.append(outcome)
             label = f"[{len(outcomes)}/{total}] {name} seed {seed}"
             key = {"grid": grid, "variant": name, "seed": str(seed)}
-            chosen = variant(config, name, options.family)
+            params = _params(options, chosen, name, seed)
             try:
-                with run.child(
-                    f"{name}-{seed}", key=key, params=_params(options, chosen, name, seed)
-                ) as child:
+                with run.child(f"{name}-{seed}", key=key, params=params) as child:
                     if not child.done:
                         bench = bench or _Bench(options, datasets, chosen)
                         folder = options.work_dir / "ablation" / grid / f"{name}-{seed}"
-                        _train_child(options, child, bench, datasets, seed, folder, label, outcome)
+                        outcome.seconds_in_steps = _train_child(options, child, bench, seed, folder, label)
                     outcome.metrics = child.metrics()
                     outcome.tracks = {organism: child.table(f"tracks_{organism}") for organism in datasets}
                 state = "was done before" if child.done else f"{outcome.metrics['seconds/total']:.1f} s"
-                print(
-                    f"{label}: pearson/mean {outcome.metrics.get('pearson/mean', math.nan):.4f} ({state})",
-                    flush=True,
-                )
-            except (Stopped, KeyboardInterrupt):
-                raise
+                print(f"{label}: pearson/mean {outcome.metrics.get('pearson/mean', math.nan):.4f} ({state})")
             except Exception as error:
-                outcome.failure = (str(error).splitlines() or [repr(error)])[0]
-                print(f"{label}: FAILED: {outcome.failure}", flush=True)
+                outcome.failure = one_line(error)
+                print(f"{label}: FAILED: {outcome.failure}")
+            sys.stdout.flush()
     return outcomes
 
 
-def _params(options: Options, config: EnformerConfig, name: str, seed: int) -> dict[str, Any]:
-    """Parameters of a child: columns in which the runs of grids differ."""
-    shared = (
+# Options of a child that are worth a column beside its variant.
+_SHARED_PARAMS = (
+    *(
         "data",
         "preset",
         "epochs",
@@ -255,23 +233,32 @@ def _params(options: Options, config: EnformerConfig, name: str, seed: int) -> d
         "learning_rate",
         "batch_size",
         "clip_norm",
-    )
+    ),
+    *("reverse_complement", "max_shift"),
+)
+
+
+def _params(options: Options, config: EnformerConfig, name: str, seed: int) -> dict[str, Any]:
+    """Parameters of a child: columns in which the runs of grids differ."""
     return {
         "variant": name,
         "seed": seed,
         **{field: getattr(config, field) for field in ("encoding", "positions", "values", "family")},
-        **{field: getattr(options, field) for field in shared},
+        **{field: getattr(options, field) for field in _SHARED_PARAMS},
         "organisms": ",".join(options.organisms),
     }
 
 
 class _Bench:
-    """One variant with its traced functions, used for one seed after another."""
+    """One variant with its traced functions and its data, used for one seed after another."""
 
     def __init__(self, options: Options, datasets: Mapping[str, TrackDataset], config: EnformerConfig):
+        self.datasets = datasets
         self.model = Enformer(config)
         self.optimizer = Adam(self.model.trainable_variables)
         self.predictor = Predictor(self.model)
+        self.seconds_evaluating = 0.0
+        self._batch_size = options.batch_size
         self._loss_names = {name: _prefix("loss", name, options) for name in datasets}
         self._steps = {
             name: make_step(self._loss(name), self.optimizer, options.clip_norm) for name in datasets
@@ -284,36 +271,12 @@ class _Bench:
             self._steps[name]({"sequence": sequence, "target": target}, 0.0, np.zeros(2, np.int32))
             self.predictor.predict(sequence, name)
 
-    def _loss(self, head: str):
+    def _loss(self, head: str) -> LossFunction:
         def loss(batch: Batch, is_training: bool, key: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
             embedding = self.model.trunk(batch["sequence"], is_training, key)
             return tf.reduce_mean(poisson(batch["target"], self.model.heads[head](embedding))), {}
 
         return loss
-
-    def start(self, seed: int, folder: Path) -> int:
-        """Sets weights and optimizer, of the newest whole checkpoint or else new ones; returns the step they are of."""
-        for checkpoint in sorted(folder.glob("step-*"), reverse=True):
-            try:
-                weights = checkpoints.read_arrays(checkpoint / "weights.npz")
-                training = checkpoints.read_arrays(checkpoint / "training.npz")
-                checkpoints.assign(self.model, weights, checkpoint)
-                self.optimizer.restore(training)
-            except (OSError, ValueError, KeyError) as error:
-                print(f"{checkpoint} is passed over: {error}", flush=True)
-                continue
-            return int(checkpoint.name.removeprefix("step-"))
-        initial.initialize(self.model, seed)
-        self.optimizer.reset()
-        return 0
-
-    def save(self, folder: Path, step: int) -> None:
-        """Writes a checkpoint that `start` continues, and removes all but the one before it."""
-        target = folder / f"step-{step:09d}"
-        if not target.exists():
-            checkpoints.save(target, self.model, self.optimizer.state())
-        for old in sorted(folder.glob("step-*"))[:-2]:
-            shutil.rmtree(old)
 
     def step(self, batch: Batch, learning_rate: float, key: np.ndarray) -> dict[str, tf.Tensor]:
         """One training step on a batch that names its `head`, after which the loss is named too."""
@@ -321,52 +284,59 @@ class _Bench:
         scalars = self._steps[batch["head"]](arrays, learning_rate, key)
         return {self._loss_names[batch["head"]]: scalars.pop("loss"), **scalars}
 
-
-def _train_child(
-    options: Options,
-    child: "Run",
-    bench: _Bench,
-    datasets: Mapping[str, TrackDataset],
-    seed: int,
-    folder: Path,
-    label: str,
-    outcome: _Outcome,
-) -> None:
-    began = time.perf_counter()
-    evaluating = 0.0
-    schedule = Schedule(options.epochs, options.steps_per_epoch, options.warmup_steps, options.learning_rate)
-    for organism, dataset in datasets.items():
-        child.use_dataset(
-            name=f"{Path(options.data).name}/{organism}",
-            digest=dataset.digest,
-            source=str(dataset.path),
-            context="training",
-        )
-    start = bench.start(seed, folder)
-    saved = time.monotonic()
-
-    def evaluated(subset: str, limit: int) -> dict[str, Evaluation]:
-        nonlocal evaluating
-        started = time.perf_counter()
+    def evaluate(self, subset: str, limit: int) -> dict[str, Evaluation]:
+        """Pearson r and R2 for each organism, over the first `limit` batches of a split."""
+        began = time.perf_counter()
         found = {
             organism: evaluate(
-                functools.partial(bench.predictor.predict, head=organism),
-                evaluation_batches(dataset, subset, batch_size=options.batch_size, limit=limit),
+                functools.partial(self.predictor.predict, head=organism),
+                evaluation_batches(dataset, subset, batch_size=self._batch_size, limit=limit),
                 dataset.statistics.num_targets,
             )
-            for organism, dataset in datasets.items()
+            for organism, dataset in self.datasets.items()
         }
-        evaluating += time.perf_counter() - started
+        self.seconds_evaluating += time.perf_counter() - began
         return found
 
+
+def _train_child(options: Options, child: "Run", bench: _Bench, seed: int, folder: Path, label: str) -> float:
+    """Trains one variant from one seed, or goes on with it, and keeps what came of it; returns seconds in steps."""
+    began = time.perf_counter()
+    bench.seconds_evaluating = 0.0
+    for organism, dataset in bench.datasets.items():
+        name = f"{Path(options.data).name}/{organism}"
+        child.use_dataset(name=name, digest=dataset.digest, source=str(dataset.path), context="training")
+    saved = StepCheckpoints(folder, bench.model, bench.optimizer, options.checkpoint_seconds)
+    start = saved.restore()
+    if start == 0:
+        initial.initialize(bench.model, seed)
+        bench.optimizer.reset()
+    result = _fit(options, child, bench, saved, seed, start, label)
+    summary = _keep_evaluation(options, child, bench)
+    steps = result.seconds + bench.seconds_evaluating
+    child.summarize(
+        {**summary, "seconds/train": result.seconds, "seconds/evaluate": bench.seconds_evaluating}
+    )
+    _keep_model(child, bench)
+    child.summarize({"seconds/total": time.perf_counter() - began})
+    saved.remove()
+    return steps
+
+
+def _fit(
+    options: Options, child: "Run", bench: _Bench, saved: StepCheckpoints, seed: int, start: int, label: str
+) -> TrainResult:
+    schedule = Schedule(options.epochs, options.steps_per_epoch, options.warmup_steps, options.learning_rate)
+
+    def save(step: int) -> None:
+        child.flush()  # what is logged must not be behind what is saved
+        saved.save(step)
+
     def end_of_epoch(step: int) -> None:
-        nonlocal saved
-        for organism, found in evaluated("valid", options.valid_steps).items():
+        for organism, found in bench.evaluate("valid", options.valid_steps).items():
             child.log(step, {f"{_prefix('validation', organism, options)}/pearson": _mean(found.pearson_r)})
-        if time.monotonic() - saved >= options.checkpoint_seconds and step < schedule.steps:
-            child.flush()
-            bench.save(folder, step)
-            saved = time.monotonic()
+        if saved.due() and step < schedule.steps:
+            save(step)
 
     with (
         tqdm(total=schedule.steps, initial=start, desc=label, unit="step", disable=None, leave=False) as bar,
@@ -381,15 +351,14 @@ def _train_child(
 
         def after_step(step: int) -> None:
             if should_stop():
-                child.flush()
-                bench.save(folder, step)
+                save(step)
                 raise Stopped(
                     f"stopped at step {step} of {schedule.steps}; the same command goes on from there"
                 )
 
-        result = fit(
+        return fit(
             bench.step,
-            _in_turn(options, datasets, seed, start),
+            _in_turn(options, bench.datasets, seed, start),
             schedule,
             log,
             seed=seed,
@@ -398,43 +367,40 @@ def _train_child(
             after_step=after_step,
         )
 
-    final = evaluated(options.eval_split, options.eval_steps)
-    # From the store, for a training that was stopped between its last step and this evaluation.
+
+def _keep_evaluation(options: Options, child: "Run", bench: _Bench) -> dict[str, float]:
+    """Evaluates, keeps the tables and returns the final numbers."""
+    # Losses come from the store, for a training that was stopped between its last step and here.
     logged = child.metrics()
-    summary = {}
-    for organism, found in final.items():
-        table = reporting.track_table(datasets[organism].targets, found.pearson_r, found.r2, found.n)
+    summary: dict[str, float] = {}
+    for organism, found in bench.evaluate(options.eval_split, options.eval_steps).items():
+        targets = bench.datasets[organism].targets
+        table = reporting.track_table(targets, found.pearson_r, found.r2, found.n)
         categories = reporting.category_summary(table)
         child.keep_table(f"tracks_{organism}", table)
         child.keep_table(f"categories_{organism}", categories)
-        loss = logged.get(_prefix("loss", organism, options), math.nan)
-        summary[f"{_prefix('final', organism, options)}/train_loss"] = loss
         prefix = _prefix("pearson", organism, options)
         summary |= {f"{prefix}/{row.category}": row.mean for row in categories.itertuples()}
-        summary |= {
-            f"{prefix}/mean": _mean(found.pearson_r),
-            f"{prefix}/nan_tracks": int(np.isnan(found.pearson_r).sum()),
-        }
+        summary[f"{prefix}/mean"] = _mean(found.pearson_r)
+        summary[f"{prefix}/nan_tracks"] = int(np.isnan(found.pearson_r).sum())
+        loss = logged.get(_prefix("loss", organism, options), math.nan)
+        summary[f"{_prefix('final', organism, options)}/train_loss"] = loss
+    return summary
+
+
+def _keep_model(child: "Run", bench: _Bench) -> None:
+    config = bench.model.config
     with tempfile.TemporaryDirectory() as temporary:
         checkpoints.save(Path(temporary, "checkpoint"), bench.model)
         child.keep(Path(temporary, "checkpoint"))
         saved_model = Path(temporary, "saved_model")
         bench.predictor.save(saved_model)
-        config = bench.model.config
         child.log_model(
             saved_model,
             name="model",
             input_shape=(-1, config.sequence_length, 4),
             output_shapes={head: (-1, config.num_bins, tracks) for head, tracks in config.heads.items()},
         )
-    outcome.seconds_in_steps = result.seconds + evaluating
-    summary |= {
-        "seconds/train": result.seconds,
-        "seconds/evaluate": evaluating,
-        "seconds/total": time.perf_counter() - began,
-    }
-    child.summarize(summary)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _in_turn(
@@ -479,9 +445,10 @@ def _report(
             f"\n{organism}: Pearson r on the {options.eval_split} split, a mean over tracks; mean and sd over seeds"
         )
         print(reporting.results_text(results))
+    colors = reporting.variant_colors(options.variants)
     best = max((o.metrics.get("pearson/mean", -math.inf) for o in outcomes), default=-math.inf)
     run.summarize({"best/pearson_mean": best})
-    print(f"\nCompare the runs of this grid: {run.share_comparison(grid)}")
+    print(f"\nCompare the runs of this grid: {run.share_comparison(grid, colors=colors)}")
 
 
 def _row(outcome: _Outcome, organism: str, options: Options) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import re
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.entities import Run as MlflowRun
 from mlflow.tracking.context.registry import resolve_tags
 
-from mlproject.errors import InputError, Stopped
+from mlproject.errors import InputError, Stopped, one_line
 from mlproject.options import as_words
 from mlproject.tracking import store
 from mlproject.tracking.comparison import share_comparison
@@ -202,9 +203,9 @@ class Run:
         self.name = name
 
     def fail(self, reason: str) -> None:
-        """Makes the run end as FAILED, and keeps the first line of `reason` in the tag `failure`."""
+        """Makes the run end as FAILED, and keeps `reason`, one line, in the tag `failure`."""
         self._outcome = "FAILED"
-        self.tag({FAILURE: _one_line(reason)})
+        self.tag({FAILURE: reason[:_MAX_REASON]})
 
     def use_dataset(self, *, name: str, digest: str, source: str, context: str) -> None:
         """Names the data that went in: the UI lists it beside the run.
@@ -363,8 +364,9 @@ class Run:
             raise
         except BaseException as error:
             self._outcome = "FAILED"
-            kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
-            self._end({FAILURE: kind + _one_line(str(error))})
+            if not isinstance(error, InputError):
+                self.keep_text("traceback.txt", traceback.format_exc())
+            self._end({FAILURE: one_line(error)[:_MAX_REASON]})
             raise
         self._end()
 
@@ -418,7 +420,3 @@ def _equals(tag: str, value: str) -> str:
 def _metric_name(name: str) -> str:
     """`name` with what MLflow refuses in the name of a metric replaced by `_`."""
     return re.sub(r"[^\w\-./: ]", "_", name)
-
-
-def _one_line(text: str) -> str:
-    return (text.strip().splitlines() or ["no reason given"])[0][:_MAX_REASON]

@@ -1,0 +1,101 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlproject.errors import InputError, one_line
+from mlproject.resuming import StepCheckpoints, fingerprint, only_one
+from mlproject.training import Adam
+from toys import toy_model
+
+SOURCE = Path(__file__).parents[2] / "src"
+
+
+def test_a_fingerprint_changes_with_any_value_and_not_with_their_order():
+    values = {"seeds": (1, 2), "rate": 5e-4, "path": Path("x")}
+    assert fingerprint(values) == fingerprint(dict(reversed(values.items())))
+    assert len({fingerprint({**values, key: "other"}) for key in values} | {fingerprint(values)}) == 4
+
+
+def test_a_second_process_is_refused_until_the_first_ends(tmp_path):
+    path = tmp_path / "work" / "grid.lock"
+    code = f"import pathlib, mlproject.resuming as r\nwith r.only_one(pathlib.Path({str(path)!r})): pass"
+    words = [sys.executable, "-c", code]
+    with only_one(path):
+        ended = subprocess.run(words, capture_output=True, text=True, env={"PYTHONPATH": str(SOURCE)})
+        assert "InputError" in ended.stderr and "another process is at this work" in ended.stderr
+    assert subprocess.run(words, capture_output=True, env={"PYTHONPATH": str(SOURCE)}).returncode == 0
+
+
+@pytest.fixture
+def training(tmp_path):
+    """Model, optimizer and their checkpoints."""
+    model = toy_model()
+    optimizer = Adam(model.trainable_variables)
+    return model, optimizer, StepCheckpoints(tmp_path / "run", model, optimizer, every_seconds=0)
+
+
+def mark(model, optimizer, value):
+    for variable in (*model.variables, *optimizer._slots().values()):
+        variable.assign(np.full(variable.shape, value))
+
+
+def values(model, optimizer):
+    return {float(v.numpy().flat[0]) for v in (*model.variables, *optimizer._slots().values())}
+
+
+def test_the_newest_is_restored_and_two_are_kept(training, tmp_path):
+    model, optimizer, saved = training
+    assert saved.restore() == 0
+    for step in (5, 10, 15):
+        mark(model, optimizer, step)
+        saved.save(step)
+    mark(model, optimizer, 99)
+    assert [path.name for path in sorted((tmp_path / "run").iterdir())] == [
+        "step-000000010",
+        "step-000000015",
+    ]
+    assert saved.restore() == 15 and values(model, optimizer) == {15.0}
+    saved.remove()
+    assert not (tmp_path / "run").exists() and saved.restore() == 0
+
+
+@pytest.mark.parametrize("name", ["weights.npz", "training.npz"])
+@pytest.mark.parametrize("missing", [True, False])
+def test_a_damaged_one_is_passed_over_and_named(training, tmp_path, capsys, name, missing):
+    model, optimizer, saved = training
+    for step in (5, 10):
+        mark(model, optimizer, step)
+        saved.save(step)
+    path = tmp_path / "run" / "step-000000010" / name
+    if missing:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-500])
+    assert saved.restore() == 5 and values(model, optimizer) == {5.0}
+    assert "step-000000010 is passed over" in capsys.readouterr().out
+
+
+def test_due_follows_the_clock(tmp_path):
+    model = toy_model()
+    optimizer = Adam(model.trainable_variables)
+    assert StepCheckpoints(tmp_path, model, optimizer, every_seconds=0).due()
+    assert not StepCheckpoints(tmp_path, model, optimizer, every_seconds=1000).due()
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (InputError("targets.txt, row 3: no clip"), "targets.txt, row 3: no clip"),
+        (ValueError("first\nsecond"), "ValueError: first"),
+        (
+            ValueError("in user code:\n\n  File x\n\n    ValueError: shapes differ\n"),
+            "ValueError: shapes differ",
+        ),
+        (KeyError(), "KeyError()"),
+    ],
+)
+def test_a_failure_is_one_line(error, line):
+    assert one_line(error) == line
