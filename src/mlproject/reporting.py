@@ -1,4 +1,4 @@
-"""Tables, figures and text from the numbers of a grid: the only user of matplotlib.
+"""Tables, figures and text from the numbers of a grid: the only user of seaborn.
 
     results   one row for each variant and seed: variant, seed, train_loss, pearson_mean, one column for each
               category, and `failure`, the reason where there are no numbers
@@ -7,35 +7,35 @@
 A failed run stays in every table as a row of empty values; `seeds` says how many an average is of.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
+import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 Tracks = Mapping[tuple[str, int], pd.DataFrame]
 
 _NOT_CATEGORIES = ("variant", "seed", "train_loss", "pearson_mean", "failure")
 _FIRST_CATEGORIES = ("DNASE", "CAGE", "CHIP", "ATAC")
-# Okabe and Ito, https://jfly.uni-koeln.de/color/: told apart with any colour vision
-_COLORS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+_PALETTE = "colorblind"  # told apart with any colour vision
 _STYLE: dict[Any, Any] = {
-    "font.size": 9.0,
-    "axes.titlesize": 10.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.grid": True,
+    **sns.axes_style("whitegrid"),
+    **sns.plotting_context("paper"),
+    "axes.edgecolor": "0.6",
     "grid.color": "0.9",
-    "legend.frameon": False,
-    "savefig.dpi": 150,
     "figure.dpi": 150,
+}
+_BARS: dict[str, Any] = {
+    "errorbar": "sd",
+    "palette": _PALETTE,
+    "saturation": 1,
+    "edgecolor": "0.3",
+    "linewidth": 0.5,
+    "err_kws": {"color": "0.25", "linewidth": 1.2},
 }
 
 
@@ -139,85 +139,85 @@ def write_grid(results: pd.DataFrame, tracks: Tracks, organism: str, folder: Pat
     for name, figure in figures.items():
         if figure is not None:
             paths.append(folder / name)
-            with _style():
-                figure.savefig(paths[-1])
+            with matplotlib.rc_context(_STYLE):
+                figure.savefig(paths[-1], dpi="figure")
     return paths
 
 
-# -- figures
+# -- figures: on a Figure of their own, not pyplot's, which would look for a screen
 
 
 def variant_colors(variants: Sequence[str]) -> dict[str, str]:
-    """A colour (#RRGGBB) for each variant, the same in every figure and in the UI of MLflow."""
-    return {name: _COLORS[index % len(_COLORS)] for index, name in enumerate(variants)}
+    """A colour (#rrggbb) for each variant, the same in every figure and in the UI of MLflow."""
+    return dict(zip(variants, sns.color_palette(_PALETTE, len(variants)).as_hex(), strict=True))
 
 
+@matplotlib.rc_context(_STYLE)
 def overall_figure(results: pd.DataFrame, organism: str) -> Figure:
-    """Mean Pearson r by variant: bars, a point for each seed, and the standard deviation over seeds."""
-    variants = _variants(results)
-    colors = variant_colors(variants)
-    with _style():
-        figure = Figure(figsize=(6.5, 1.3 + 0.42 * len(variants)), layout="constrained")
-        axes = figure.subplots()
-        for place, variant in enumerate(variants):
-            values = results.loc[results["variant"] == variant, "pearson_mean"]
-            found = values.dropna()
-            if found.empty:
-                axes.text(0, place, " no result", va="center", color="0.4", style="italic")
-                continue
-            axes.barh(place, found.mean(), height=0.7, color=colors[variant], alpha=0.75, edgecolor="0.3")
-            if len(found) > 1:
-                axes.errorbar(found.mean(), place, xerr=found.std(), color="0.25", capsize=4, linewidth=1.2)
-            axes.plot(
-                found, np.full(len(found), place), "o", color="white", markeredgecolor="0.1", markersize=4.5
-            )
-        axes.set_yticks(range(len(variants)), [_with_count(results, variant) for variant in variants])
-        axes.set_ylim(len(variants) - 0.4, -0.6)
-        axes.axvline(0, color="0.3", linewidth=0.8)
-        axes.grid(axis="y", visible=False)
-        axes.margins(x=0.08)
-        axes.set_xlabel("Pearson r, mean over tracks (points: seeds; bars: their mean; lines: ± 1 sd)")
-        axes.set_title(f"{organism}: mean Pearson r by variant", loc="left")
+    """Mean Pearson r by variant: bars from zero, and beside them each seed, on an axis that shows differences.
+
+    Both carry the standard deviation over seeds, which the right margin has in numbers.
+    """
+    labels = _labels(results)
+    rows = results.assign(label=results["variant"].map(labels))
+    figure = Figure(figsize=(9.0, 1.4 + 0.36 * len(labels)), layout="constrained")
+    bars, seeds = figure.subplots(1, 2, sharey=True)
+    what = {"data": rows, "x": "pearson_mean", "y": "label"}
+    sns.barplot(**what, hue="label", ax=bars, **_BARS)
+    sns.pointplot(
+        **what,
+        errorbar="sd",
+        err_kws={"linewidth": 1.2},
+        color="0.25",
+        marker="|",
+        markersize=14,
+        linestyle="none",
+        ax=seeds,
+    )
+    sns.stripplot(
+        **what, hue="label", palette=_PALETTE, jitter=False, edgecolor="0.2", linewidth=0.6, ax=seeds
+    )
+    for place, (_, values) in enumerate(results.groupby("variant", sort=False)["pearson_mean"]):
+        text = _mean_and_sd(values)
+        seeds.annotate(text, (1.02, place), xycoords=seeds.get_yaxis_transform(), va="center_baseline")
+    bars.set(xlabel="Pearson r, mean over tracks\n(bars: mean over seeds; lines: ± 1 sd)", ylabel="")
+    seeds.set(
+        xlabel="the same Pearson r, by seed, axis not from zero\n(points: seeds; ticks: their mean; lines: ± 1 sd)"
+    )
+    seeds.margins(x=0.08)
+    figure.suptitle(f"{organism}: mean Pearson r by variant")
     return figure
 
 
-def category_figure(results: pd.DataFrame, organism: str, tracks: Tracks | None = None) -> Figure:
+@matplotlib.rc_context(_STYLE)
+def category_figure(results: pd.DataFrame, organism: str, tracks: Tracks | None = None) -> Figure | None:
     """Pearson r by category: a group of bars for each, one bar a variant, with the deviation over seeds.
 
-    With `tracks`, the axis says how many there are in each category.
+    With `tracks`, the axis says how many there are in each category. None where no run has a result.
     """
-    counts = next(iter(tracks.values()))["category"].value_counts() if tracks else pd.Series(dtype=int)
-    variants, categories = _variants(results), _categories(results)
-    colors = variant_colors(variants)
-    width = 0.82 / max(len(variants), 1)
-    with _style():
-        inches = max(4.5, 1.0 + len(categories) * (0.5 + 0.2 * len(variants)))
-        figure = Figure(figsize=(inches + 1.6, 4.0), layout="constrained")
-        axes = figure.subplots()
-        for index, variant in enumerate(variants):
-            rows = results[results["variant"] == variant]
-            places = np.arange(len(categories)) + (index - (len(variants) - 1) / 2) * width
-            axes.bar(
-                places,
-                rows[categories].mean().to_numpy(float),
-                width * 0.92,
-                yerr=rows[categories].std().fillna(0).to_numpy(float),
-                error_kw={"elinewidth": 1.0, "ecolor": "0.35"},
-                color=colors[variant],
-                edgecolor="0.3",
-                linewidth=0.5,
-                label=_with_count(results, variant),
-            )
-        axes.axhline(0, color="0.3", linewidth=0.8)
-        labels = [f"{name}\n{counts[name]:,} tracks" if name in counts else name for name in categories]
-        axes.set_xticks(range(len(categories)), labels)
-        axes.grid(axis="x", visible=False)
-        axes.set_ylabel("Pearson r, mean over tracks\n(lines: ± 1 sd over seeds)")
-        axes.set_title(f"{organism}: mean Pearson r by category", loc="left")
-        figure.legend(loc="outside right upper")
+    if results["pearson_mean"].isna().all():
+        return None
+    counts = next(iter(tracks.values()))["category"].value_counts() if tracks else {}
+    labels, categories = _labels(results), _categories(results)
+    rows = results.assign(label=results["variant"].map(labels)).melt("label", categories)
+    inches = max(4.5, 1.0 + len(categories) * (0.5 + 0.2 * len(labels)))
+    figure = Figure(figsize=(inches + 1.6, 4.0), layout="constrained")
+    axes = figure.subplots()
+    sns.barplot(rows, x="variable", y="value", hue="label", ax=axes, **_BARS)
+    axes.set_xticks(
+        range(len(categories)),
+        [f"{name}\nn = {counts[name]:,}" if name in counts else name for name in categories],
+    )
+    axes.set(
+        xlabel="category (n: tracks)" if tracks else "category",
+        ylabel="Pearson r, mean over tracks\n(bars: mean over seeds; lines: ± 1 sd)",
+    )
+    axes.set_title(f"{organism}: mean Pearson r by category")
+    sns.move_legend(axes, "upper left", bbox_to_anchor=(1, 1), title=None, frameon=False)
     return figure
 
 
+@matplotlib.rc_context(_STYLE)
 def scatter_figure(tracks: Tracks, organism: str, x: str = "vanilla", y: str = "all") -> Figure | None:
     """Each track's Pearson r, averaged over seeds, in variant `x` against `y`: one panel for each category.
 
@@ -230,56 +230,31 @@ def scatter_figure(tracks: Tracks, organism: str, x: str = "vanilla", y: str = "
     categories = _in_order(both["category"].unique().tolist())
     columns = min(len(categories), 4)
     rows = -(-len(categories) // columns)
-    drawn = both[["x", "y"]].to_numpy()
-    drawn = drawn[np.isfinite(drawn).all(axis=1)]
-    low, high = (drawn.min(), drawn.max()) if drawn.size else (0.0, 1.0)
-    margin = 0.05 * max(high - low, 0.02)
-    with _style():
-        figure = Figure(figsize=(0.6 + 2.6 * columns, 0.9 + 2.7 * rows), layout="constrained")
-        panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-        for axes, category in zip(panels.flat, categories, strict=False):
-            _scatter(axes, both[both["category"] == category], y)
-            axes.set_title(category)
-            axes.xaxis.set_major_locator(MaxNLocator(5))
-            axes.yaxis.set_major_locator(MaxNLocator(5))
-            axes.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin), aspect="equal")
-            axes.plot(
-                [low - margin, high + margin], [low - margin, high + margin], color="0.4", linewidth=0.8
-            )
-        for axes in panels.flat[len(categories) :]:
-            axes.set_visible(False)
-        figure.supxlabel(f"Pearson r of a track, {_seeds_of(tracks, x)}", fontsize=9)
-        figure.supylabel(f"Pearson r of a track,\n{_seeds_of(tracks, y)}", fontsize=9)
-        figure.suptitle(f"{organism}: {x} against {y}, track by track", fontsize=10)
+    figure = Figure(figsize=(0.6 + 2.5 * columns, 0.9 + 2.7 * rows), layout="compressed")
+    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    ends = [both[["x", "y"]].dropna().min(axis=None), both[["x", "y"]].dropna().max(axis=None)]
+    for axes, category in zip(panels.flat, categories, strict=False):
+        found = both[both["category"] == category]
+        whole = found.dropna()
+        size = float(np.clip(600 / max(len(whole), 1), 3, 16))
+        sns.scatterplot(whole, x="x", y="y", s=size, alpha=0.45, linewidth=0, ax=axes)
+        axes.plot(ends, ends, color="0.4", linewidth=0.8)
+        missing = f" and {len(found) - len(whole):,} NaN" if len(whole) < len(found) else ""
+        higher = f"{y} higher: {(whole['y'] > whole['x']).mean():.0%}" if len(whole) else "no result"
+        axes.set(
+            title=f"{category}, n = {len(whole):,}{missing}\n{higher}", xlabel="", ylabel="", aspect="equal"
+        )
+        axes.locator_params(nbins=4)
+        axes.tick_params(labelbottom=True)  # also where the panel below stays empty
+    for axes in panels.flat[len(categories) :]:
+        axes.set_visible(False)
+    figure.supxlabel(f"Pearson r of a track, {_seeds_of(tracks, x)}", fontsize="medium")
+    figure.supylabel(f"Pearson r of a track,\n{_seeds_of(tracks, y)}", fontsize="medium")
+    figure.suptitle(f"{organism}: {x} against {y}, track by track")
     return figure
 
 
-def _scatter(axes: Axes, found: pd.DataFrame, y: str) -> None:
-    whole = found.dropna(subset=["x", "y"])
-    size = float(np.clip(600 / max(len(whole), 1), 3, 16))
-    axes.scatter(whole["x"], whole["y"], s=size, color=_COLORS[5], alpha=0.45, linewidths=0, rasterized=True)
-    note = f"n = {len(whole):,}"
-    if len(whole):
-        note += f"\n{y} higher: {(whole['y'] > whole['x']).mean():.0%}"
-    if len(whole) < len(found):
-        note += f"\nNaN: {len(found) - len(whole):,}"
-    axes.text(0.04, 0.97, note, transform=axes.transAxes, va="top", fontsize=8, bbox=_NOTE)
-
-
-_NOTE = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5}
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    with matplotlib.rc_context(_STYLE):
-        yield
-
-
 # -- what the above share
-
-
-def _variants(results: pd.DataFrame) -> list[str]:
-    return list(dict.fromkeys(results["variant"]))
 
 
 def _categories(results: pd.DataFrame) -> list[str]:
@@ -293,11 +268,13 @@ def _in_order(categories: list[str]) -> list[str]:
     ]
 
 
-def _with_count(results: pd.DataFrame, variant: str) -> str:
-    """`rope (2 of 3 seeds)`: how many of a variant's seeds have a result."""
-    values = results.loc[results["variant"] == variant, "pearson_mean"]
-    of = "" if values.notna().all() else f" of {len(values)}"
-    return f"{variant} ({values.count()}{of} seed{'' if len(values) == 1 else 's'})"
+def _labels(results: pd.DataFrame) -> dict[str, str]:
+    """For each variant `rope (2 of 3 seeds)`: how many of its seeds have a result."""
+    labels = {}
+    for variant, values in results.groupby("variant", sort=False)["pearson_mean"]:
+        of = "" if values.notna().all() else f" of {len(values)}"
+        labels[variant] = f"{variant} ({values.count()}{of} seed{'' if len(values) == 1 else 's'})"
+    return labels
 
 
 def _mean_and_sd(values: pd.Series) -> str:

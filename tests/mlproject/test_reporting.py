@@ -3,6 +3,7 @@ import os
 from pathlib import Path
 
 import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -152,11 +153,38 @@ def test_every_figure_is_drawn(tmp_path, variants, seeds, tracks, failed):
     both = {"vanilla", "all"} <= {variant for variant, _ in tables}
     assert [path.name for path in figures] == [
         "overall_human.png",
-        "categories_human.png",
+        *(["categories_human.png"] if results["pearson_mean"].notna().any() else []),
         *(["scatter_human.png"] if both else []),
     ]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in figures)
     assert dict(matplotlib.rcParams) == before
+    assert not plt.get_fignums()
+
+
+def finite_lines(axes):
+    """Without the error bars of a single value."""
+    return [line for line in axes.lines if np.isfinite(line.get_xydata()).all()]
+
+
+def test_bars_are_means_and_their_lines_one_standard_deviation():
+    results, tables = made_up(VARIANTS, (42, 123, 2025), 16, {("rope", 42), ("rank1", 42), ("rank1", 123)})
+    groups = results.groupby("variant", sort=False)
+    overall = reporting.overall_figure(results, "human").axes[0]
+    bars = [container.patches[0] for container in overall.containers]
+    assert [bar.get_width() for bar in bars] == pytest.approx(groups["pearson_mean"].mean().tolist())
+    colors = list(reporting.variant_colors(VARIANTS).values())
+    assert [matplotlib.colors.to_hex(bar.get_facecolor()) for bar in bars] == colors
+    lines = [np.ptp(line.get_xdata()) for line in finite_lines(overall)]
+    np.testing.assert_allclose(lines, 2 * groups["pearson_mean"].std().dropna())
+    (categories,) = reporting.category_figure(results, "human", tables).axes
+    names = ["DNASE", "CAGE", "CHIP", "OTHER"]
+    assert [label.get_text() for label in categories.get_xticklabels()] == [
+        f"{name}\nn = 4" for name in names
+    ]
+    bars = [[bar.get_height() for bar in container.patches] for container in categories.containers]
+    np.testing.assert_allclose(bars, groups[names].mean())
+    lines = [np.ptp(line.get_ydata()) for line in finite_lines(categories)]
+    np.testing.assert_allclose(lines, 2 * groups[names].std().dropna().to_numpy().ravel())
 
 
 def test_labels_of_a_figure_do_not_overlap():
@@ -164,10 +192,13 @@ def test_labels_of_a_figure_do_not_overlap():
     for figure in (
         reporting.overall_figure(results, "human"),
         reporting.category_figure(results, "human", tables),
+        reporting.scatter_figure(tables, "human"),
     ):
         figure.draw_without_rendering()
-        (axes,) = figure.axes
-        for axis, low, high in ((axes.xaxis, "x0", "x1"), (axes.yaxis, "y0", "y1")):
+        for axes, (name, low, high) in itertools.product(
+            figure.axes, (("xaxis", "x0", "x1"), ("yaxis", "y0", "y1"))
+        ):
+            axis = getattr(axes, name)
             boxes = [label.get_window_extent() for label in axis.get_ticklabels() if label.get_text()]
             boxes.sort(key=lambda box: getattr(box, low))
             for left, right in itertools.pairwise(boxes):
