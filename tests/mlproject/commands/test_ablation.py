@@ -104,7 +104,8 @@ def test_a_grid_leaves_what_the_docs_promise(grid):
     }
     assert expected.items() <= child.data.params.items()
     assert {data.dataset.name.split("/")[-1] for data in child.inputs.dataset_inputs} == {"human", "mouse"}
-    assert [step for step, _ in store.series(child, "loss")] == list(range(1, 7))
+    assert [step for step, _ in store.series(child, "loss")] == [1, 3, 5]  # human and mouse in turn
+    assert [step for step, _ in store.series(child, "loss_mouse")] == [2, 4, 6]
     assert [step for step, _ in store.series(child, "validation/pearson")] == [2, 4, 6]
     rates = [value for _, value in store.series(child, "learning_rate")]
     assert rates == pytest.approx([2.5e-4, *[5e-4] * 5])
