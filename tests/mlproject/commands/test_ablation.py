@@ -18,7 +18,7 @@ from mlproject.commands import ablation
 from mlproject.data.demo import demo_dataset
 from mlproject.errors import InputError
 
-SOURCE = Path(__file__).parents[3] / "src"
+ROOT = Path(__file__).parents[3]
 QUICK = ("--seeds", "42", "--steps_per_epoch", "2", "--epochs", "3", "--warmup_steps", "2")
 
 
@@ -28,18 +28,15 @@ def demo(tmp_path_factory):
     return demo_dataset(tmp_path_factory.mktemp("demo"))
 
 
-def start(folder, *words):
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(SOURCE),
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "PYTHONUNBUFFERED": "1",
-    }
+def launch(folder, *command):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    return subprocess.Popen(
-        [sys.executable, "-m", "mlproject", "ablation", *words],
-        cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, "-m", *command], cwd=folder, env=environment, text=True, **pipes)
+
+
+def start(folder, *words):
+    return launch(folder, "mlproject", "ablation", *words)
 
 
 def finish(process):
@@ -74,10 +71,13 @@ class Store:
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory, demo):
-    """A small grid of human and mouse, ended well: its folder and what it printed."""
+    """A small grid of human and mouse under `mlflow run`, ended well: its folder, what it printed, its options."""
     folder = tmp_path_factory.mktemp("grid")
     words = ("--data", str(demo), "--organisms", "human,mouse", "--variants", "vanilla,all", *QUICK)
-    code, output = finish(start(folder, *words))
+    words = (*words, "--work_dir", str(folder / "work"))
+    parameters = [f"-P{name[2:]}={value}" for name, value in zip(words[::2], words[1::2], strict=True)]
+    project = ("mlflow", "run", str(ROOT), "-e", "ablation", "--env-manager", "local")
+    code, output = finish(launch(folder, *project, "--experiment-name", "ablation", *parameters))
     assert code == 0
     return folder, output, words
 
