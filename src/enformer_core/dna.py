@@ -1,17 +1,27 @@
-"""Letters to arrays and back: DNA as one-hot and Komlós encodings.
+"""Letters to arrays: DNA as base codes, one-hot and Komlós encodings, for NumPy arrays and tensors alike.
+
+Without TensorFlow, so that worker processes load it in no time.
 
 Shapes: L positions (bp), B batch. Channels of the one-hot encoding are A, C, G, T in this order.
 """
 
+from typing import TYPE_CHECKING, TypeVar
+
 import numpy as np
-import tensorflow as tf
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+Sequence = TypeVar("Sequence", np.ndarray, "tf.Tensor")
 
 ALPHABET = "ACGT"
 
 _CODE_OF_BYTE = np.full(256, 4, np.uint8)
 for _code, _letter in enumerate(ALPHABET):
     _CODE_OF_BYTE[[ord(_letter), ord(_letter.lower())]] = _code
-_ONE_HOT = np.vstack([np.eye(4, dtype=np.float32), np.zeros((1, 4), np.float32)])
+
+# Row c is base code c: A, C, G, T, and N as zeros.
+ONE_HOT = np.vstack([np.eye(4, dtype=np.float32), np.zeros((1, 4), np.float32)])
 
 # Rows A, C, G, T. Every letter is a corner of a cube, letters differ in exactly two of three coordinates,
 # and the four corners sum to zero.
@@ -25,18 +35,18 @@ def codes(letters: str) -> np.ndarray:
 
 def one_hot(letters: str) -> np.ndarray:
     """DNA letters as `[L, 4]` float32, order A C G T; N and every other letter become a row of zeros."""
-    return _ONE_HOT[codes(letters)]
+    return ONE_HOT[codes(letters)]
 
 
-def komlos(sequence: tf.Tensor) -> tf.Tensor:
+def komlos(sequence: Sequence) -> Sequence:
     """Komlós encoding of one-hot DNA: `[..., 4]` float32 to `[..., 3]` float32.
 
     A (1, 1, -1), C (-1, 1, 1), G (-1, -1, -1), T (1, -1, 1); N (a row of zeros) stays zeros. The published
     ablation code reads channel 2 as T and channel 3 as G, which exchanges the two; here the map is the stated one.
     """
-    return tf.tensordot(sequence, tf.constant(KOMLOS), 1)
+    return sequence @ KOMLOS
 
 
-def reverse_complement(sequence: tf.Tensor) -> tf.Tensor:
+def reverse_complement(sequence: Sequence) -> Sequence:
     """The other strand of one-hot DNA `[..., L, 4]`, read 5' to 3': same shape and dtype, N stays N."""
-    return tf.reverse(sequence, [-2, -1])
+    return sequence[..., ::-1, ::-1]

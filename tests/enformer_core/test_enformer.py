@@ -165,7 +165,7 @@ def test_contribution_scores_equal_finite_differences():
     [
         ({"encoding": "binary"}, "encoding is 'binary'; it can be one_hot, komlos"),
         ({"sequence_length": 1000}, "multiples of 128 bp, such as 1024"),
-        ({"sequence_length": 2048, "target_length": 17}, "gives 1 to 16 bins"),
+        ({"sequence_length": 2048, "target_length": 17}, "give 1 to 16 bins"),
         ({"channels": 100}, "multiple of divisible_by"),
         ({"num_heads": 5}, "num_heads 5"),
         ({"num_position_features": 25}, "multiple of 6"),

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from enformer_core.dna import ONE_HOT
 from mlproject.data.records import Example, TrackDataset, read_shard, shard_counts
 from mlproject.data.signals import coarsen
 from mlproject.data.targets import strand_order
@@ -22,7 +23,6 @@ from mlproject.errors import InputError
 MEMORY_BUDGET = 512 << 20  # bytes; a decoded subset up to this size is kept in memory
 _BUFFER_BYTES = 256 << 20  # of windows waiting to be shuffled, where a subset is larger
 _OPEN_SHARDS = 8
-_ONE_HOT = np.vstack([np.eye(4, dtype=np.float32), np.zeros((1, 4), np.float32)])
 _CODES_OF_OTHER_STRAND = np.array([3, 2, 1, 0, 4], np.uint8)
 
 
@@ -166,7 +166,7 @@ def _batched(examples: Iterator[Example], batch_size: int) -> Iterator[dict[str,
     while batch := list(itertools.islice(examples, batch_size)):
         codes = np.stack([example.sequence for example in batch])
         target = np.stack([example.target for example in batch]).astype(np.float32)
-        yield {"sequence": tf.constant(np.take(_ONE_HOT, codes, axis=0)), "target": tf.constant(target)}
+        yield {"sequence": tf.constant(np.take(ONE_HOT, codes, axis=0)), "target": tf.constant(target)}
 
 
 def _shifted(sequence: np.ndarray, shift: int) -> np.ndarray:

@@ -10,12 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import pyfaidx
 
+from enformer_core import dna
 from mlproject.errors import InputError
-
-# The same code as enformer_core.dna.codes, which loads TensorFlow: worker processes of a build need neither.
-_CODE_OF_BYTE = np.full(256, 4, np.uint8)
-for _code, _letter in enumerate(b"ACGT"):
-    _CODE_OF_BYTE[[_letter, _letter + 32]] = _code
 
 
 class Interval(NamedTuple):
@@ -112,16 +108,11 @@ class Genome:
 
     def codes(self, interval: Interval) -> np.ndarray:
         """The bases of `interval` as `[end - start]` uint8: A 0, C 1, G 2, T 3; N and all other letters 4."""
-        return base_codes(self.letters(interval))
+        return dna.codes(self.letters(interval))
 
     def close(self) -> None:
         """Close the file."""
         self._fasta.close()
-
-
-def base_codes(letters: str) -> np.ndarray:
-    """DNA letters as `[L]` uint8: A 0, C 1, G 2, T 3 in either case; N and every other letter 4."""
-    return _CODE_OF_BYTE[np.frombuffer(letters.encode("latin-1", "replace"), np.uint8)]
 
 
 def read_bed(

@@ -26,13 +26,14 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from enformer_core.dna import ONE_HOT
 from mlproject.data.targets import read_targets
 from mlproject.data.tfrecord import decode_example, encode_example, read_records, write_records
 from mlproject.errors import InputError
 
 SUBSETS = ("train", "valid", "test")
 _MANY_SHARDS = 32  # checking as many shows a bar
-_ONE_HOT = np.vstack([np.eye(4, dtype=bool), np.zeros((1, 4), bool)])
+_ONE_HOT = ONE_HOT.astype(bool)
 
 
 class Example(NamedTuple):

@@ -3,7 +3,8 @@ import os
 
 import pytest
 
-from mlproject.data.genome import Genome, Interval, base_codes, read_bed
+from enformer_core.dna import codes
+from mlproject.data.genome import Genome, Interval, read_bed
 from mlproject.errors import InputError
 
 
@@ -32,7 +33,7 @@ def test_a_changed_file_is_indexed_again(toy):
     toy.fasta.write_text(">c9\nACGTN\n")
     genome = Genome(toy.fasta, toy.folder / "work")
     assert genome.lengths == {"c9": 5}
-    assert base_codes(genome.letters(Interval("c9", 0, 5))).tolist() == [0, 1, 2, 3, 4]
+    assert codes(genome.letters(Interval("c9", 0, 5))).tolist() == [0, 1, 2, 3, 4]
     genome.close()
 
 
