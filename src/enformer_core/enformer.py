@@ -14,6 +14,7 @@ Source: Avsec et al. 2021, doi:10.1038/s41592-021-01252-x, and the published Son
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -108,6 +109,10 @@ class EnformerConfig:
         for field in ("channels", "num_heads", "key_size", "divisible_by", "num_position_features"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{field} is {getattr(self, field)}; it must be 1 or more")
+        if len({head_module_name(head) for head in self.heads}) < len(self.heads):
+            raise ValueError(
+                f"heads {', '.join(self.heads)} differ in punctuation only; give them other names"
+            )
         if self.channels % 2 or self.channels % self.num_heads:
             raise ValueError(
                 f"channels is {self.channels}; it must be a multiple of 2 and of num_heads {self.num_heads}"
@@ -242,7 +247,9 @@ class Enformer(snt.Module):
         ]
         self._final = ConvBlock(2 * config.channels, 1, name="final")
         self._final_dropout = Dropout(config.dropout_rate / 8, name="final_dropout")
-        self.heads = {head: TrackHead(tracks, name=f"head_{head}") for head, tracks in config.heads.items()}
+        self.heads = {
+            head: TrackHead(tracks, name=head_module_name(head)) for head, tracks in config.heads.items()
+        }
         self(tf.zeros([1, 2 * BIN_SIZE_BP, 4]), is_training=False)  # makes the variables
         initial.initialize(self, seed)
 
@@ -342,6 +349,11 @@ class TransformerBlock(snt.Module):
         hidden = self._mlp_in_dropout(apply_flat(self._mlp_in, self._mlp_norm(x)), is_training, key)
         hidden = apply_flat(self._mlp_out, tf.nn.relu(hidden))
         return x + self._mlp_out_dropout(hidden, is_training, key)
+
+
+def head_module_name(head: str) -> str:
+    """The module of a head, whose name may be any folder's: modules take letters, digits and `_` alone."""
+    return "head_" + re.sub(r"\W", "_", head, flags=re.ASCII)
 
 
 def contribution_scores(

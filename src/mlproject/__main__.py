@@ -42,9 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         except InputError as error:
             print(f"{program}: {error}", file=sys.stderr)
             return 2
-        except (Stopped, KeyboardInterrupt):
+        except (Stopped, KeyboardInterrupt) as stopped:
             number = stopping.received() or signal.SIGINT
-            print(f"{program}: stopped by {signal.Signals(number).name}", file=sys.stderr)
+            name = signal.Signals(number).name
+            where = str(stopped).removeprefix(name)
+            print(f"{program}: stopped by {name} {where}".rstrip(), file=sys.stderr)
             return 128 + number
         except Exception:
             traceback.print_exc()

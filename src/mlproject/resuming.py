@@ -84,7 +84,3 @@ class StepCheckpoints:
     def due(self) -> bool:
         """Whether the last checkpoint is `every_seconds` old."""
         return time.monotonic() - self._saved_at >= self._every_seconds
-
-    def remove(self) -> None:
-        """Deletes them all: the training is done and its result is kept elsewhere."""
-        shutil.rmtree(self._folder, ignore_errors=True)

@@ -178,6 +178,14 @@ def test_bad_configurations_say_what_is_wrong(changes, words):
         toy_config(**changes)
 
 
+def test_a_head_may_be_called_like_any_folder():
+    heads = {"hg38.v2": 3, "mouse 1": 2}
+    outputs = toy_model(heads=heads)(toy_sequence(), is_training=False)
+    assert {head: y.shape[-1] for head, y in outputs.items()} == heads
+    with pytest.raises(ValueError, match="differ in punctuation only"):
+        toy_config(heads={"a.b": 1, "a-b": 1})
+
+
 def test_unknown_names_list_the_known():
     with pytest.raises(ValueError, match="vanilla, komlos"):
         variant(toy_config(), "komloss")

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -190,7 +189,7 @@ def test_a_signal_leaves_a_resumable_run(folder, toys, number, code, deferred):
     assert run.data.metrics == ({"loss": 0.5} if deferred == "true" else {})
 
 
-def test_help_is_quick(toys):
+def test_help_loads_nothing_heavy(toys):
     script = (
         "import sys; from mlproject import commands, __main__; "
         f"commands.__path__ = [{str(toys)!r}]\n"
@@ -198,8 +197,6 @@ def test_help_is_quick(toys):
         "finally: print(sorted({'mlflow', 'tensorflow', 'matplotlib', 'pandas'} & set(sys.modules)))"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(door.__file__).parents[1])}
-    began = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert "One number." in done.stdout
     assert done.stdout.endswith("[]\n"), done.stdout + done.stderr
-    assert time.perf_counter() - began < 5

@@ -2,14 +2,16 @@
 
 import dataclasses
 import functools
+import gc
 import itertools
 import math
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,15 +19,16 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from enformer_core import checkpoints, initial
-from enformer_core.enformer import FAMILIES, PRESETS, VARIANTS, Enformer, EnformerConfig, preset, variant
+from enformer_core.enformer import VARIANTS, Enformer, EnformerConfig, preset, variant
 from enformer_core.losses import poisson
 from enformer_core.saved_model import Predictor
 from mlproject import __version__, reporting, stopping
 from mlproject.data.batches import evaluation_batches, training_batches
 from mlproject.data.demo import demo_dataset
-from mlproject.data.records import SUBSETS, TrackDataset, open_dataset, verify
+from mlproject.data.records import TrackDataset, open_dataset, verify
 from mlproject.errors import InputError, Stopped, one_line
 from mlproject.evaluation import Evaluation, evaluate
+from mlproject.options import nearest
 from mlproject.resuming import StepCheckpoints, fingerprint, only_one
 from mlproject.training import Adam, Batch, LossFunction, Schedule, TrainResult, fit, make_step
 
@@ -45,9 +48,9 @@ class Options:
     """Variants to train: any of vanilla, komlos, rope, rank1, komlos_rope, komlos_rank1, rope_rank1, all."""
     seeds: tuple[int, ...] = (42, 123, 2025)
     """Seeds: of initial weights, order of examples, augmentation and dropout."""
-    preset: str = "tiny"
+    preset: Literal["full", "quarter", "tiny"] = "tiny"
     """Size of the model: full (1536 channels, 11 layers), quarter (384 channels) or tiny (seconds on a laptop)."""
-    family: str = "enformer"
+    family: Literal["enformer", "ecozoi"] = "enformer"
     """enformer, or ecozoi: attention as the published ablation code really built it."""
     epochs: int = 20
     """Epochs of steps_per_epoch steps; validation follows each."""
@@ -67,7 +70,7 @@ class Options:
     """Shift each training sequence by up to this many bp either way."""
     eval_steps: int = 256
     """Batches of the final evaluation, exactly; a smaller split is evaluated whole, and no window counts twice."""
-    eval_split: str = "test"
+    eval_split: Literal["test", "valid"] = "test"
     """Split of the final evaluation: test or valid."""
     valid_steps: int = 16
     """Batches of the validation split that are evaluated after each epoch."""
@@ -80,7 +83,7 @@ class Options:
 
 
 # What may differ between two commands that continue the same grid.
-_NOT_OF_THE_GRID = ("data", "work_dir", "experiment", "checkpoint_seconds")
+_NOT_OF_THE_GRID = ("data", "variants", "seeds", "work_dir", "experiment", "checkpoint_seconds")
 
 
 def check(options: Options) -> None:
@@ -89,16 +92,14 @@ def check(options: Options) -> None:
     Raises:
         InputError: one line that names the option or the file, what was found and what to do.
     """
-    for name, choices in (
-        ("variants", VARIANTS),
-        ("preset", PRESETS),
-        ("family", FAMILIES),
-        ("eval_split", SUBSETS[1:]),
-    ):
-        chosen = getattr(options, name)
-        for word in (chosen,) if isinstance(chosen, str) else chosen:
-            if word not in choices:
-                raise InputError(f"--{name}: found {word!r}; it can be {', '.join(choices)}")
+    for name in options.variants:
+        if name not in VARIANTS:
+            raise InputError(
+                f"--variants: found {name!r}{nearest(name, VARIANTS)}; it can be {', '.join(VARIANTS)}"
+            )
+    for seed in options.seeds:
+        if not 0 <= seed < 2**31:
+            raise InputError(f"--seeds: found {seed}; it must be from 0 to {2**31 - 1}")
     for name in ("variants", "seeds", "organisms"):
         chosen = getattr(options, name)
         if not chosen or len(set(chosen)) != len(chosen):
@@ -110,7 +111,7 @@ def check(options: Options) -> None:
         if getattr(options, name) < 0:
             raise InputError(f"--{name}: found {getattr(options, name)}; it cannot be negative")
     if options.data != "demo":
-        _configuration(options, _open(options, Path(options.data)))
+        _configuration(options, _open(options, Path(options.data).resolve()))
 
 
 def run(options: Options, run: "Run") -> int:
@@ -121,13 +122,13 @@ def run(options: Options, run: "Run") -> int:
     """
     began = time.perf_counter()
     tf.config.experimental.enable_op_determinism()
-    folder = demo_dataset(options.work_dir) if options.data == "demo" else Path(options.data)
+    folder = demo_dataset(options.work_dir) if options.data == "demo" else Path(options.data).resolve()
     datasets = _open(options, folder)
     config = _configuration(options, datasets)
     grid = _grid(options, datasets)
-    run.tag({"grid": grid})
     run.rename(f"ablation {grid[:8]}")
     with only_one(options.work_dir / "ablation" / f"{grid}.lock"):
+        run.take_over({"grid": grid})
         outcomes = _train_grid(options, run, datasets, config, grid)
     _report(options, run, datasets, outcomes, grid)
     steps = sum(outcome.seconds_in_steps for outcome in outcomes)
@@ -199,6 +200,7 @@ def _train_grid(
     for name in options.variants:
         chosen = variant(config, name, options.family)
         bench = None  # built for the first seed that is not done, then used for all
+        gc.collect()  # traced functions hold the model of the variant before in a cycle
         for seed in options.seeds:
             outcome = _Outcome(name, seed)
             outcomes.append(outcome)
@@ -207,15 +209,20 @@ def _train_grid(
             params = _params(options, chosen, name, seed)
             try:
                 with run.child(f"{name}-{seed}", key=key, params=params) as child:
+                    # With the run in its name: a run that is new has no history that a checkpoint could continue.
+                    folder = options.work_dir / "ablation" / grid / f"{name}-{seed}-{child.id}"
                     if not child.done:
                         bench = bench or _Bench(options, datasets, chosen)
-                        folder = options.work_dir / "ablation" / grid / f"{name}-{seed}"
                         outcome.seconds_in_steps = _train_child(options, child, bench, seed, folder, label)
                     outcome.metrics = child.metrics()
                     outcome.tracks = {organism: child.table(f"tracks_{organism}") for organism in datasets}
+                shutil.rmtree(folder, ignore_errors=True)
                 state = "was done before" if child.done else f"{outcome.metrics['seconds/total']:.1f} s"
                 print(f"{label}: pearson/mean {outcome.metrics.get('pearson/mean', math.nan):.4f} ({state})")
+            except InputError:  # what the user can mend would fail the other runs too
+                raise
             except Exception as error:
+                outcome.metrics, outcome.tracks = {}, {}
                 outcome.failure = one_line(error)
                 print(f"{label}: FAILED: {outcome.failure}")
             sys.stdout.flush()
@@ -319,7 +326,6 @@ def _train_child(options: Options, child: "Run", bench: _Bench, seed: int, folde
     )
     _keep_model(child, bench)
     child.summarize({"seconds/total": time.perf_counter() - began})
-    saved.remove()
     return steps
 
 
@@ -335,7 +341,7 @@ def _fit(
     def end_of_epoch(step: int) -> None:
         for organism, found in bench.evaluate("valid", options.valid_steps).items():
             child.log(step, {f"{_prefix('validation', organism, options)}/pearson": _mean(found.pearson_r)})
-        if saved.due() and step < schedule.steps:
+        if saved.due() or step == schedule.steps:
             save(step)
 
     with (
@@ -352,9 +358,7 @@ def _fit(
         def after_step(step: int) -> None:
             if should_stop():
                 save(step)
-                raise Stopped(
-                    f"stopped at step {step} of {schedule.steps}; the same command goes on from there"
-                )
+                raise Stopped(f"after step {step} of {schedule.steps}; the same command goes on from there")
 
         return fit(
             bench.step,

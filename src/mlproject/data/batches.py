@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from enformer_core.dna import ONE_HOT
-from mlproject.data.records import Example, TrackDataset, read_shard, shard_counts
+from mlproject.data.records import Example, TrackDataset, read_finite, shard_counts
 from mlproject.data.signals import coarsen
 from mlproject.data.targets import strand_order
 from mlproject.errors import InputError
@@ -228,17 +228,9 @@ def _in_file_order(dataset: TrackDataset, subset: str, bin_size: int, most: int)
 def _checked(
     dataset: TrackDataset, shard: Path, bin_size: int, skip: Sequence[int] | set[int] = ()
 ) -> Iterator[Example]:
-    """The windows of a shard, with finite targets, pooled to `bin_size`."""
+    """The windows of a shard, pooled to `bin_size`."""
     factor = bin_size // dataset.statistics.pool_width
-    for sequence, target in read_shard(shard, dataset.statistics, skip):
-        finite = np.isfinite(target)
-        if not finite.all():
-            track = int(np.argmin(finite.all(axis=0)))
-            row = dataset.targets.iloc[track]
-            raise InputError(
-                f"{shard}: the target of track {row['index']} ({row['identifier']}, {row['description']}) "
-                "is NaN or infinite; rebuild the dataset without it."
-            )
+    for sequence, target in read_finite(dataset, shard, skip):
         yield Example(sequence, coarsen(target, factor, dataset.targets) if factor > 1 else target)
 
 

@@ -273,6 +273,23 @@ def read_shard(
         yield Example(codes, np.frombuffer(target, "<f2").reshape(shape))
 
 
+def read_finite(dataset: TrackDataset, shard: Path, skip: Iterable[int] = ()) -> Iterator[Example]:
+    """The windows of a shard of the dataset, but for the record numbers of `skip`.
+
+    Raises:
+      InputError: as `read_shard`; or a target is NaN or infinite: names the shard and the track.
+    """
+    for example in read_shard(shard, dataset.statistics, skip):
+        finite = np.isfinite(example.target)
+        if not finite.all():
+            row = dataset.targets.iloc[int(np.argmin(finite.all(axis=0)))]
+            raise InputError(
+                f"{shard}: the target of track {row['index']} ({row['identifier']}, {row['description']}) "
+                "is NaN or infinite; rebuild the dataset without it."
+            )
+        yield example
+
+
 def _sequence_codes(raw: memoryview, length: int) -> np.ndarray | None:
     if len(raw) == length:
         codes = np.frombuffer(raw, np.uint8)
@@ -363,7 +380,7 @@ def _count_checked(dataset: TrackDataset, shard: Path) -> int:
     """Records of a shard that is whole: its sha256 is the manifest's, or every record of it can be read."""
     entry = dataset.manifest.get(shard.name)
     if not entry:
-        return sum(1 for _ in read_shard(shard, dataset.statistics))
+        return sum(1 for _ in read_finite(dataset, shard))
     if file_sha256(shard) != entry["sha256"]:
         raise InputError(f"{shard}: is truncated or corrupt (its sha256 is not that of the manifest).")
     return int(entry["records"])

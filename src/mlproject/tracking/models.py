@@ -31,6 +31,10 @@ def log_saved_model(
 
     The requirements are the versions in use, not inferred: inference loads the model and takes eight seconds.
     """
+    for left in client.search_logged_models(
+        [run.info.experiment_id], filter_string=f"source_run_id = '{run.info.run_id}' AND name = '{name}'"
+    ):
+        client.delete_logged_model(left.model_id)  # of a process that was killed before the run had ended
     # made first, because Model.log would put it in the experiment that is active, not in the run's
     model = client.create_logged_model(run.info.experiment_id, name, run.info.run_id, params=run.data.params)
     with warnings.catch_warnings():

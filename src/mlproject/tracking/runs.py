@@ -14,7 +14,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
+from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 
 from mlproject.errors import InputError, Stopped, one_line
@@ -32,6 +33,7 @@ from mlproject.tracking.models import Shape, log_saved_model
 
 PARENT = "mlflow.parentRunId"
 FAILURE = "failure"  # tag: why a run FAILED, in one line
+NOT_FINITE = "not_finite"  # tag: the metrics of which a value was NaN or infinite
 RESUMABLE = "resumable"  # tag: the run was stopped and the same command continues it
 CONTINUED_IN = "continued_in"  # tag: the run of a later command that took over this one's children
 
@@ -66,10 +68,10 @@ def start_run(command: str, options: Any) -> Iterator["Run"]:
         )
         run = Run(client, client.create_run(experiment, tags=dict(resolve_tags())))
         run.rename(f"{command} {run.id[:6]}")
-    run.tag({"command": command})
-    run._log_params(as_words(options))
-    run.keep_text("options.json", json.dumps(dataclasses.asdict(options), indent=2, default=str) + "\n")
     with run._ending():
+        run.tag({"command": command})
+        run._log_params(as_words(options))
+        run.keep_text("options.json", json.dumps(dataclasses.asdict(options), indent=2, default=str) + "\n")
         yield run
 
 
@@ -84,14 +86,13 @@ def refuse_run(reason: str) -> None:
 
 
 def read_runs(
-    experiment: str | None = None, *, grid: str | None = None, where: str = "", finished: bool = False
+    experiment: str | None = None, *, grid: str | None = None, finished: bool = False
 ) -> pd.DataFrame:
     """Every run, one row each, newest first; however many there are.
 
     Args:
         experiment: name of an experiment; all of them by default.
         grid: only runs whose tag `grid` is this.
-        where: a filter in MLflow's language, added to the others.
         finished: only runs that ended FINISHED.
 
     Returns:
@@ -106,8 +107,7 @@ def read_runs(
         if found is None:
             raise InputError(f"no experiment {experiment!r} in the store")
         experiments = [found.experiment_id]
-    filters = [where] if where else []
-    filters += [_equals("grid", grid)] if grid is not None else []
+    filters = [_equals("grid", grid)] if grid is not None else []
     filters += ["attributes.status = 'FINISHED'"] if finished else []
     rows = [
         _row(run)
@@ -141,7 +141,6 @@ class Run:
         self._flushed_at = time.monotonic()
         self._dropped: set[str] = set()
         self._outcome = "FINISHED"
-        self._settled: set[str] = set()
 
     # -- numbers
 
@@ -171,8 +170,8 @@ class Run:
             del self._buffer[:_BATCH]
         self._flushed_at = time.monotonic()
         named = ", ".join(sorted(self._dropped))
-        if named and self._tags.get("not_finite") != named:
-            self.tag({"not_finite": named})
+        if named and self._tags.get(NOT_FINITE) != named:
+            self.tag({NOT_FINITE: named})
 
     def summarize(self, metrics: Mapping[str, float]) -> None:
         """Sets final numbers, without a step: the UI draws bars of them. Others are named in a tag."""
@@ -282,9 +281,8 @@ class Run:
         """A run under this one, which the same key finds again.
 
         Where the experiment has a run with all the tags of `key`, that one moves under this run: a
-        finished one comes back with `done` set, another is continued. The run that it was under is told so,
-        and ended if its process had no time to do that itself; the caller sees to it that no other process
-        runs the same grid.
+        finished one comes back with `done` set, another is continued. The run that it was under is told so.
+        The caller sees to it that no other process works under this key.
         The child ends FINISHED; FAILED with the tag `failure`; or KILLED with the tag `resumable`.
         """
         found = self._find(key)
@@ -303,10 +301,16 @@ class Run:
         with child._ending():
             yield child
 
-    def link(self) -> str:
-        """The address of this run's page in the UI."""
-        page = f"experiments/{self.experiment_id}/runs/{self.id}?workflowType=machine_learning"
-        return f"{store.ui_address(self.client)}/#/{page}"
+    def take_over(self, key: Mapping[str, str]) -> None:
+        """Gives this run the tags of `key`, and ends the runs that have them and stayed RUNNING: their processes died.
+
+        The caller sees to it that no other process works under this key.
+        """
+        for found in self._search(key):
+            if found.info.status == "RUNNING" and PARENT not in found.data.tags:
+                self.client.set_tag(found.info.run_id, CONTINUED_IN, self.id)
+                self.client.set_terminated(found.info.run_id, "KILLED")
+        self.tag(key)
 
     def share_comparison(self, grid: str, **what: Any) -> str:
         """How to open the UI on a comparison of the children tagged with `grid`: see `comparison`."""
@@ -314,30 +318,32 @@ class Run:
 
     # -- inside
 
-    def _find(self, key: Mapping[str, str]) -> MlflowRun | None:
-        runs = self.client.search_runs(
-            [self.experiment_id],
-            " AND ".join(_equals(name, value) for name, value in key.items()),
-            order_by=["attributes.start_time DESC"],
+    def _search(self, key: Mapping[str, str]) -> list[MlflowRun]:
+        """The runs of the experiment with all these tags, newest first."""
+        return list(
+            _pages(
+                self.client.search_runs,
+                experiment_ids=[self.experiment_id],
+                filter_string=" AND ".join(_equals(name, value) for name, value in key.items()),
+                order_by=["attributes.start_time DESC"],
+            )
         )
-        return min(runs, key=lambda run: run.info.status != "FINISHED", default=None)
+
+    def _find(self, key: Mapping[str, str]) -> MlflowRun | None:
+        return min(self._search(key), key=lambda run: run.info.status != "FINISHED", default=None)
 
     def _take_over(self, child: "Run") -> None:
         before = child._tags.get(PARENT)
         if before == self.id:
             return
         child.tag({PARENT: self.id})
-        if before is None or before in self._settled:
-            return
-        self._settled.add(before)
-        old = self.client.get_run(before)
-        self.client.set_tag(before, CONTINUED_IN, self.id)
-        if old.info.status == "RUNNING":
-            self.client.set_terminated(before, "KILLED")
+        if before is not None:
+            with suppress(MlflowException):  # of a parent that was deleted there is nothing to tell
+                self.client.set_tag(before, CONTINUED_IN, self.id)
 
     def _reopen(self, found: MlflowRun) -> None:
-        for name in (FAILURE, RESUMABLE):
-            if name in self._tags:
+        for name in (FAILURE, RESUMABLE, NOT_FINITE):
+            if self._tags.pop(name, None) is not None:
                 self.client.delete_tag(self.id, name)
         self.client.update_run(self.id, status="RUNNING")
         for key in found.data.metrics:
@@ -379,7 +385,7 @@ class Run:
 
 def _say_other_experiment(client: MlflowClient, run: Run, wanted: str) -> None:
     name = client.get_experiment(run.experiment_id).name
-    if name not in (wanted, "Default"):
+    if name != wanted:
         print(
             f"the run stays in the experiment {name!r} that MLflow chose, not {wanted!r}; "
             f"`mlflow run --experiment-name {wanted}` chooses another",

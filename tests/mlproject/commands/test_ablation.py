@@ -1,5 +1,6 @@
 """The ablation end to end, on the demo data, as a user runs it: in a process of its own, in an empty folder."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
+from enformer_core.enformer import FAMILIES, PRESETS
 from mlproject import __main__ as door
 from mlproject.commands import ablation
 from mlproject.data.demo import demo_dataset
@@ -196,7 +198,7 @@ def wait_for_checkpoint(process, folder, step):
     """Waits until a checkpoint of this step or a later one is there."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
-        if any(int(path.name[5:]) >= step for path in folder.glob("work/ablation/*/vanilla-42/step-*")):
+        if any(int(path.name[5:]) >= step for path in folder.glob("work/ablation/*/vanilla-42-*/step-*")):
             return
         time.sleep(0.02)
     raise AssertionError(f"no checkpoint at step {step}: {process.communicate()}")
@@ -209,8 +211,10 @@ def test_a_stopped_training_ends_with_the_same_numbers(tmp_path, demo, never_sto
     process = start(tmp_path, *words)
     wait_for_checkpoint(process, tmp_path, 25)
     process.send_signal(number)
-    process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == code
+    if number == signal.SIGTERM:
+        assert "stopped by SIGTERM after step" in errors and "the same command goes on from there" in errors
     stopped = Store(tmp_path).children["vanilla-42"]
     assert stopped.info.status == ("RUNNING" if number == signal.SIGKILL else "KILLED")
 
@@ -223,7 +227,7 @@ def test_a_stopped_training_ends_with_the_same_numbers(tmp_path, demo, never_sto
     assert child.info.run_id == stopped.info.run_id and child.info.status == "FINISHED"
     assert store.series(child, "loss") == losses  # no gap, no point twice, the same numbers
     assert [parent.info.status for parent in store.parents] == ["KILLED", "FINISHED"]
-    assert not list(tmp_path.glob("work/ablation/*/vanilla-42"))
+    assert not list(tmp_path.glob("work/ablation/*/vanilla-42-*"))
 
 
 @pytest.mark.slow
@@ -233,7 +237,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, demo, never_stopped):
     wait_for_checkpoint(process, tmp_path, 25)
     process.kill()
     process.communicate(timeout=60)
-    newest = max(tmp_path.glob("work/ablation/*/vanilla-42/step-*"))
+    newest = max(tmp_path.glob("work/ablation/*/vanilla-42-*/step-*"))
     weights = newest / "weights.npz"
     weights.write_bytes(weights.read_bytes()[:1000])
     code, output = finish(start(tmp_path, *words))
@@ -242,36 +246,47 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, demo, never_stopped):
     pd.testing.assert_frame_equal(table, never_stopped[0], check_exact=True)
 
 
+ROTARY_FAILS = """
+import sys
+from mlproject import __main__ as door
+from mlproject.commands import ablation
+def bench(options, datasets, config, make=ablation._Bench):
+    if config.positions == "rotary":
+        raise MemoryError("no room for this one\\nand more lines")
+    return make(options, datasets, config)
+ablation._Bench = bench
+sys.exit(door.main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.slow
 def test_a_failed_variant_is_shown_and_the_rest_runs(tmp_path, demo):
-    """A file where the checkpoints of one child should go makes that child alone fail."""
-    words = ("--data", str(demo), "--variants", "rope,vanilla", *QUICK, "--checkpoint_seconds", "0")
-    process = start(tmp_path, *words)
-    deadline = time.monotonic() + 120
-    while not (locks := list(tmp_path.glob("work/ablation/*.lock"))) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    grid = locks[0].with_suffix("")
-    grid.mkdir(exist_ok=True)
-    (grid / "rope-42").write_text("in the way")
-    code, output = finish(process)
-    assert code == 1 and "FAILED rope seed 42" in output
+    words = ("--data", str(demo), "--variants", "rope,vanilla", *QUICK)
+    (tmp_path / "rotary_fails.py").write_text(ROTARY_FAILS)
+    code, output = finish(launch(tmp_path, "rotary_fails", "ablation", *words))
+    assert code == 1 and "rope seed 42: FAILED: MemoryError: no room for this one\n" in output
     store = Store(tmp_path)
-    assert {name: run.info.status for name, run in store.children.items()} == {
-        "rope-42": "FAILED",
-        "vanilla-42": "FINISHED",
-    }
-    assert store.children["rope-42"].data.tags["failure"]
-    averages = pd.read_csv(store.fetch(store.parents[0], "experiment_results_human_avg.csv")).set_index(
-        "experiment"
-    )
-    assert (
-        np.isnan(averages.loc["rope", "pearson_human_mean"])
-        and averages.loc["vanilla", "pearson_human_mean"] > -1
-    )
+    statuses = {name: run.info.status for name, run in store.children.items()}
+    assert statuses == {"rope-42": "FAILED", "vanilla-42": "FINISHED"}
+    assert store.children["rope-42"].data.tags["failure"] == "MemoryError: no room for this one"
+    assert "in bench" in store.fetch(store.children["rope-42"], "traceback.txt").read_text()
+    path = store.fetch(store.parents[0], "experiment_results_human_avg.csv")
+    averages = pd.read_csv(path).set_index("experiment")["pearson_human_mean"]
+    assert np.isnan(averages["rope"]) and averages["vanilla"] > -1
 
-    (grid / "rope-42").unlink()
     code, output = finish(start(tmp_path, *words))
     assert code == 0 and output.count("was done before") == 1
+    child = Store(tmp_path).children["rope-42"]
+    assert child.info.status == "FINISHED" and "failure" not in child.data.tags
+
+
+@pytest.mark.slow
+def test_more_seeds_keep_what_was_trained(grid):
+    folder, _, words = grid
+    words = [word if word != "42" else "42,7" for word in words]
+    code, output = finish(start(folder, *words))
+    assert code == 0 and output.count("was done before") == 2
+    assert set(Store(folder).children) == {"vanilla-42", "all-42", "vanilla-7", "all-7"}
 
 
 @pytest.mark.slow
@@ -293,13 +308,17 @@ def test_vanilla_learns_on_demo_data(never_stopped, tmp_path, demo):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--variants", "vanilla,komlosh"), "--variants: found 'komlosh'; it can be vanilla, komlos, rope"),
+        (
+            ("--variants", "vanilla,komlosh"),
+            "found 'komlosh'; did you mean komlos?; it can be vanilla, komlos",
+        ),
         (("--variants", ""), "--variants: found ''"),
-        (("--preset", "huge"), "--preset: found 'huge'; it can be full, quarter, tiny"),
-        (("--family", "borzoi"), "--family: found 'borzoi'; it can be enformer, ecozoi"),
+        (("--preset", "huge"), "--preset: found 'huge', expected one of full, quarter, tiny"),
+        (("--family", "borzoi"), "--family: found 'borzoi', expected one of enformer, ecozoi"),
         (("--seeds", "42,42"), "--seeds: found '42,42'"),
         (("--seeds", "one"), "--seeds"),
-        (("--eval_split", "train"), "--eval_split: found 'train'; it can be valid, test"),
+        (("--seeds", "-1"), "--seeds: found -1; it must be from 0 to 2147483647"),
+        (("--eval_split", "train"), "--eval_split: found 'train', expected one of test, valid"),
         (("--epochs", "0"), "--epochs: found 0; it must be 1 or more"),
         (("--learning_rate", "-1"), "--learning_rate: found -1.0; it cannot be negative"),
         (("--data", "nowhere"), "nowhere"),
@@ -322,6 +341,26 @@ def copy(demo, tmp_path):
     return tmp_path / "data"
 
 
+@pytest.mark.parametrize("start", [0, 1, 2, 5])
+def test_organisms_take_turns_also_when_resumed(demo, tmp_path, start):
+    options = ablation.Options(data=str(demo), organisms=("human", "mouse"), max_shift=2, work_dir=tmp_path)
+    datasets = ablation._open(options, demo)
+    whole = list(itertools.islice(ablation._in_turn(options, datasets, 3, 0), 8))
+    assert [batch["head"] for batch in whole] == ["human", "mouse"] * 4
+    resumed = itertools.islice(ablation._in_turn(options, datasets, 3, start), 8 - start)
+    for batch, expected in zip(resumed, whole[start:], strict=True):
+        assert batch["head"] == expected["head"]
+        np.testing.assert_array_equal(batch["sequence"], expected["sequence"])
+        np.testing.assert_array_equal(batch["target"], expected["target"])
+
+
+def test_the_choices_are_those_of_the_models():
+    from typing import get_args, get_type_hints
+
+    hints = get_type_hints(ablation.Options)
+    assert get_args(hints["preset"]) == PRESETS and get_args(hints["family"]) == FAMILIES
+
+
 def refusal(folder, tmp_path):
     with pytest.raises(InputError) as caught:
         ablation.check(ablation.Options(data=str(folder), work_dir=tmp_path / "work"))
@@ -333,6 +372,21 @@ def test_a_shard_cut_short_is_named(copy, tmp_path):
     shard = sorted((copy / "human" / "tfrecords").glob("train-*.tfr"))[0]
     shard.write_bytes(shard.read_bytes()[:-20])
     assert shard.name in refusal(copy, tmp_path)
+
+
+@pytest.mark.parametrize("subset", ["train", "valid", "test"])
+def test_a_stored_nan_is_refused_before_training(copy, tmp_path, subset):
+    """In published data, which has no manifest: there the records are read."""
+    from mlproject.data.records import Statistics, read_shard, write_shard
+
+    (copy / "human" / "manifest.json").unlink()
+    shard = sorted((copy / "human" / "tfrecords").glob(f"{subset}-*.tfr"))[0]
+    examples = list(read_shard(shard, Statistics.read(copy / "human" / "statistics.json")))
+    target = examples[-1].target.copy()
+    target[3, 2] = np.nan
+    write_shard(shard, [*examples[:-1], examples[-1]._replace(target=target)])
+    message = refusal(copy, tmp_path)
+    assert shard.name in message and "track 2" in message and "NaN" in message
 
 
 def test_targets_without_a_column_and_with_too_few_rows(copy, tmp_path):

@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 
 from mlproject.data import demo
@@ -12,9 +10,7 @@ def targets(dataset, subset):
 
 
 def test_the_demo_is_what_the_commands_expect(tmp_path):
-    began = time.monotonic()
     folder = demo.demo_dataset(tmp_path)
-    assert time.monotonic() - began < 20
     digests = []
     for organism, counts, tracks in (("human", (96, 16, 32), 16), ("mouse", (48, 8, 16), 8)):
         dataset = open_dataset(folder, organism)
@@ -36,11 +32,12 @@ def test_the_demo_is_what_the_commands_expect(tmp_path):
         assert (target.std((0, 1)) > 0.5).all()
         inner = sequence[:, 1024:-1024].reshape(-1, 112, 128)
         gc = ((inner == 1) | (inner == 2)).mean(-1)
-        assert np.corrcoef(gc.ravel(), target[..., 0].ravel())[0, 1] > 0.5  # quick to learn
+        # Base composition is quick to learn, but most of the signal is motifs.
+        assert 0.3 < np.corrcoef(gc.ravel(), target[..., 0].ravel())[0, 1] < 0.6
         digests.append(dataset.digest)
-    began = time.monotonic()
+    made = (folder / "human" / "manifest.json").stat().st_mtime_ns
     assert demo.demo_dataset(tmp_path) == folder
-    assert time.monotonic() - began < 1
+    assert (folder / "human" / "manifest.json").stat().st_mtime_ns == made
     assert demo.demo_inputs(tmp_path, seed=1).parent != folder
     again = demo.demo_dataset(tmp_path / "elsewhere")
     assert [open_dataset(again, organism).digest for organism in ("human", "mouse")] == digests

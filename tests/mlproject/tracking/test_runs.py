@@ -178,6 +178,7 @@ def test_a_child_that_was_killed_goes_on(folder):
     """As kill -9 leaves it: parent and child RUNNING, the last points not sent."""
     parent = runs.start_run("ablation", Options())
     first = parent.__enter__()
+    first.take_over({"grid": KEY["grid"]})
     child = first.child("rope-42", key=KEY, params={"seed": 42})
     made = child.__enter__()
     for step in range(1, 8):
@@ -189,6 +190,7 @@ def test_a_child_that_was_killed_goes_on(folder):
         runs.start_run("ablation", Options()) as second,
         second.child("rope-42", key=KEY, params={"seed": 42}) as found,
     ):
+        second.take_over({"grid": KEY["grid"]})
         assert not found.done
         assert found.id == made.id
         assert stored(found).info.status == "RUNNING"
@@ -200,6 +202,31 @@ def test_a_child_that_was_killed_goes_on(folder):
     assert stored(found).info.status == "FINISHED"
     assert stored(first).info.status == "KILLED"
     assert stored(first).data.tags["continued_in"] == second.id
+
+
+def test_a_parent_killed_before_its_first_child_is_ended(folder):
+    parent = runs.start_run("ablation", Options())
+    first = parent.__enter__()
+    first.take_over({"grid": "one"})
+    with runs.start_run("ablation", Options()) as other:
+        other.take_over({"grid": "two"})
+        assert stored(first).info.status == "RUNNING"
+    with runs.start_run("ablation", Options()) as second:
+        second.take_over({"grid": "one"})
+    assert stored(first).info.status == "KILLED"
+    assert stored(first).data.tags["continued_in"] == second.id
+
+
+def test_a_finished_child_of_a_deleted_parent_is_kept(folder):
+    with runs.start_run("ablation", Options()) as first, first.child("rope-42", key=KEY, params={}) as made:
+        made.summarize({"pearson/mean": 0.5})
+    first.client.delete_run(first.id)
+    with (
+        runs.start_run("ablation", Options()) as second,
+        second.child("rope-42", key=KEY, params={}) as found,
+    ):
+        assert found.done and found.id == made.id
+    assert stored(found).data.tags["mlflow.parentRunId"] == second.id
 
 
 def test_a_failed_child_is_tried_again(folder):
@@ -256,13 +283,6 @@ def test_read_runs(folder):
     assert list(runs.read_runs("grids", grid="other").columns[:3]) == ["run_id", "name", "status"]
     with pytest.raises(InputError, match="no experiment 'none'"):
         runs.read_runs("none")
-
-
-def test_the_address_of_a_run(folder):
-    with runs.start_run("ablation", Options()) as run:
-        pass
-    page = f"experiments/{run.experiment_id}/runs/{run.id}?workflowType=machine_learning"
-    assert run.link() == f"http://127.0.0.1:5000/#/{page}"
 
 
 @pytest.mark.slow
