@@ -211,11 +211,11 @@ class Run:
 
         Args:
             name: what people call it.
-            digest: a hash of what is in it, at most 36 characters.
+            digest: a hash of what is in it, of which sixteen characters are kept.
             source: the folder or address it was read from.
             context: what it was used for, such as `training`.
         """
-        dataset = Dataset(name, digest[:36], "local", json.dumps({"uri": source}))
+        dataset = Dataset(name, digest[:16], "local", json.dumps({"uri": source}))
         tags = [InputTag("mlflow.data.context", context)]
         self.client.log_inputs(self.id, datasets=[DatasetInput(dataset, tags)])
 
