@@ -110,8 +110,7 @@ def check(options: Options) -> None:
     for name in ("warmup_steps", "learning_rate", "clip_norm", "max_shift", "checkpoint_seconds"):
         if getattr(options, name) < 0:
             raise InputError(f"--{name}: found {getattr(options, name)}; it cannot be negative")
-    if options.data != "demo":
-        _configuration(options, _open(options, Path(options.data).resolve()))
+    _configuration(options, _open(options))
 
 
 def run(options: Options, run: "Run") -> int:
@@ -122,8 +121,7 @@ def run(options: Options, run: "Run") -> int:
     """
     began = time.perf_counter()
     tf.config.experimental.enable_op_determinism()
-    folder = demo_dataset(options.work_dir) if options.data == "demo" else Path(options.data).resolve()
-    datasets = _open(options, folder)
+    datasets = _open(options)
     config = _configuration(options, datasets)
     grid = _grid(options, datasets)
     run.rename(f"ablation {grid[:8]}")
@@ -139,7 +137,8 @@ def run(options: Options, run: "Run") -> int:
 # --- what goes in -------------------------------------------------------------------------------------------------
 
 
-def _open(options: Options, folder: Path) -> dict[str, TrackDataset]:
+def _open(options: Options) -> dict[str, TrackDataset]:
+    folder = demo_dataset(options.work_dir) if options.data == "demo" else Path(options.data).resolve()
     datasets = {organism: open_dataset(folder, organism) for organism in options.organisms}
     for dataset in datasets.values():
         for subset in {"train", "valid", options.eval_split}:

@@ -344,7 +344,7 @@ def copy(demo, tmp_path):
 @pytest.mark.parametrize("start", [0, 1, 2, 5])
 def test_organisms_take_turns_also_when_resumed(demo, tmp_path, start):
     options = ablation.Options(data=str(demo), organisms=("human", "mouse"), max_shift=2, work_dir=tmp_path)
-    datasets = ablation._open(options, demo)
+    datasets = ablation._open(options)
     whole = list(itertools.islice(ablation._in_turn(options, datasets, 3, 0), 8))
     assert [batch["head"] for batch in whole] == ["human", "mouse"] * 4
     resumed = itertools.islice(ablation._in_turn(options, datasets, 3, start), 8 - start)
