@@ -24,7 +24,10 @@ from types import ModuleType
 from mlproject import commands, options, stopping
 from mlproject.errors import InputError, Stopped
 
-_GREETING = re.compile(rb"WARNING: All log messages before absl|I0000 |To enable the following instructions")
+# Error 303 is a machine without a GPU driver; a driver that is there and fails has other numbers, which are shown.
+_GREETING = re.compile(
+    rb"WARNING: All log messages before absl|I0000 |To enable the following instructions|E0000 .*cuInit.*\(303\)"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,12 +88,15 @@ def _module(command: str) -> ModuleType:
         hint = options.nearest(command, names)
         raise InputError(f"unknown command {command!r}{hint}; there are: {', '.join(names) or 'none'}")
     with _without_greetings():
-        return importlib.import_module(f"{commands.__name__}.{command}")
+        module = importlib.import_module(f"{commands.__name__}.{command}")
+        if tensorflow := sys.modules.get("tensorflow"):
+            tensorflow.config.list_physical_devices()  # it looks for a GPU here, or else in the middle of the work
+        return module
 
 
 @contextmanager
 def _without_greetings() -> Iterator[None]:
-    """Keeps off stderr what TensorFlow logs when imported, which TF_CPP_MIN_LOG_LEVEL does not reach."""
+    """Keeps off stderr what TensorFlow logs when it starts, which TF_CPP_MIN_LOG_LEVEL does not reach."""
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as caught:
