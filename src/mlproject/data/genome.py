@@ -1,9 +1,12 @@
 """Sequence from FASTA and regions from BED. All coordinates are 0-based and half-open, in base pairs."""
 
+import codecs
 import gzip
 import hashlib
 import os
 import shutil
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +14,7 @@ import numpy as np
 import pyfaidx
 
 from enformer_core import dna
+from mlproject.data.files import DAMAGED_GZIP, explained, read_lines, whole_number
 from mlproject.errors import InputError
 
 
@@ -42,51 +46,58 @@ class Genome:
     def __init__(self, path: str | os.PathLike, work_dir: str | os.PathLike = "work") -> None:
         self.path = Path(path)
         self.work_dir = Path(work_dir)
-        try:
+        with explained(f"fasta {path}: cannot be read"):
             state = self.path.stat()
             with open(self.path, "rb") as file:
                 magic = file.read(2)
-        except OSError as error:
-            raise InputError(f"fasta {path}: cannot be read ({error.strerror}).") from None
         if not magic:
             raise InputError(f"fasta {path}: is empty.")
         compressed = magic == b"\x1f\x8b"
+        if not compressed and self.path.suffix in (".gz", ".bgz"):
+            raise InputError(f"fasta {path}: is not gzip, as its name says.")
         key = hashlib.sha256(
             f"{self.path.resolve()} {state.st_size} {state.st_mtime_ns}".encode()
         ).hexdigest()
         folder = self.work_dir / "genomes"
-        folder.mkdir(parents=True, exist_ok=True)
         name = self.path.name.removesuffix(".gz").removesuffix(".bgz")
         plain = folder / f"{key[:16]}-{name}" if compressed else self.path
         index = folder / f"{key[:16]}-{name}.fai"
-        if compressed and not plain.exists():
-            self._decompress(plain)
         try:
-            if not index.exists():
-                unfinished = f"{index}.{os.getpid()}"
-                pyfaidx.Faidx(str(plain), indexname=unfinished).close()
-                os.replace(unfinished, index)
+            with explained(f"work_dir {work_dir}: cannot be written", (OSError,)):
+                if not (plain.exists() and index.exists()):
+                    self._prepare(plain, index)
             self._fasta = pyfaidx.Faidx(
                 str(plain), indexname=str(index), rebuild=False, as_raw=True, strict_bounds=True
             )
             self.lengths: dict[str, int] = {name: entry.rlen for name, entry in self._fasta.index.items()}
         except (pyfaidx.FastaIndexingError, pyfaidx.IndexNotFoundError, ValueError, UnicodeError) as error:
-            Path(f"{index}.{os.getpid()}").unlink(missing_ok=True)
-            if compressed:
-                plain.unlink(missing_ok=True)
             raise InputError(f"fasta {path}: is not FASTA ({_one_line(error)}).") from None
         if not self.lengths:
             raise InputError(f"fasta {path}: holds no sequence (no line starts with '>').")
 
-    def _decompress(self, plain: Path) -> None:
-        unfinished = Path(f"{plain}.{os.getpid()}")
-        try:
-            with gzip.open(self.path, "rb") as source, open(unfinished, "wb") as copy:
-                shutil.copyfileobj(source, copy, 1 << 20)
-            os.replace(unfinished, plain)
-        except (OSError, EOFError) as error:
-            unfinished.unlink(missing_ok=True)
-            raise InputError(f"fasta {self.path}: cannot be decompressed ({_one_line(error)}).") from None
+    def _prepare(self, plain: Path, index: Path) -> None:
+        """Make the index, and `plain` where it is not the FASTA itself, both whole or not at all."""
+        index.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=index.parent) as scratch:
+            source = self.path
+            if plain != self.path:
+                source = Path(scratch) / plain.name
+                with (
+                    explained(f"fasta {self.path}: cannot be decompressed", DAMAGED_GZIP),
+                    gzip.open(self.path, "rb") as packed,
+                    open(source, "wb") as copy,
+                ):
+                    shutil.copyfileobj(packed, copy, 1 << 20)
+            with open(source, "rb") as file:
+                if file.read(3) == codecs.BOM_UTF8:
+                    raise InputError(
+                        f"fasta {self.path}: begins with a byte order mark; save it as plain text, without one."
+                    )
+            unfinished = Path(scratch) / index.name
+            pyfaidx.Faidx(str(source), indexname=str(unfinished)).close()
+            if plain != self.path:
+                os.replace(source, plain)
+            os.replace(unfinished, index)
 
     def letters(self, interval: Interval) -> str:
         """The letters of `interval`, upper case, exactly `end - start` of them.
@@ -116,7 +127,10 @@ class Genome:
 
 
 def read_bed(
-    path: str | os.PathLike, lengths: dict[str, int] | None = None, name_column: bool = False
+    path: str | os.PathLike,
+    lengths: dict[str, int],
+    labels: Sequence[str] = (),
+    other_chromosomes: bool = False,
 ) -> list[tuple[Interval, str]]:
     """The regions of a BED file with their labels, in file order.
 
@@ -125,49 +139,45 @@ def read_bed(
 
     Args:
       path: BED file, columns separated by tabs (or blanks), plain or gzip.
-      lengths: chromosome lengths; where given, names and ends are checked against them.
-      name_column: ask for the fourth column. Without it labels are "".
+      lengths: chromosome lengths, which names and ends are checked against.
+      labels: the words that the fourth column may hold. Without any it is not read and labels are "".
+      other_chromosomes: accept regions on chromosomes that `lengths` has not.
 
     Raises:
       InputError: names the file, the line and the field.
     """
-    try:
-        raw = Path(path).read_bytes()
-        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"bed {path}: cannot be read ({_one_line(error)}).") from None
-    except (UnicodeError, EOFError):
-        raise InputError(f"bed {path}: is not a text file.") from None
     regions: list[tuple[Interval, str]] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.startswith(("#", "track", "browser")):
+    for number, line in read_lines(path, "bed"):
+        if line.startswith("#") or line.split()[0] in ("track", "browser"):
             continue
         fields = line.split("\t") if "\t" in line else line.split()
         where = f"bed {path}, line {number}"
-        if len(fields) < 3 + name_column:
-            raise InputError(f"{where}: has {len(fields)} columns, expected at least {3 + name_column}.")
+        wanted = 4 if labels else 3
+        if len(fields) < wanted:
+            raise InputError(
+                f"{where}: has {len(fields)} columns, expected at least {wanted}, separated by tabs."
+            )
         chrom = fields[0].strip()
-        bounds = []
-        for field, word in zip(("start", "end"), fields[1:3], strict=True):
-            if not word.strip().removeprefix("-").isdecimal():
-                raise InputError(f"{where}: {field} is {word.strip()!r}, expected a whole number.")
-            bounds.append(int(word))
-        start, end = bounds
+        start, end = (
+            whole_number(word, where, name) for name, word in zip(("start", "end"), fields[1:3], strict=True)
+        )
         if start < 0:
             raise InputError(f"{where}: start is {start}, expected 0 or more.")
         if end <= start:
             raise InputError(f"{where}: end {end} is not greater than start {start}.")
-        if lengths is not None and chrom not in lengths:
+        if chrom not in lengths and not other_chromosomes:
             raise InputError(
                 f"{where}: chromosome {chrom} is not in the FASTA, which has {name_some(lengths)}."
             )
-        if lengths is not None and end > lengths[chrom]:
+        if end > lengths.get(chrom, end):
             raise InputError(
                 f"{where}: end {end} is off the end of {chrom}, which is {lengths[chrom]} bp long."
             )
-        label = fields[3].strip() if name_column else ""
-        if name_column and not label:
-            raise InputError(f"{where}: the fourth column is empty.")
+        label = fields[3].strip() if labels else ""
+        if labels and label not in labels:
+            raise InputError(
+                f"{where}: the fourth column is {label!r}, expected {', '.join(labels[:-1])} or {labels[-1]}."
+            )
         regions.append((Interval(chrom, start, end), label))
     return regions
 

@@ -2,6 +2,7 @@
 
 import bisect
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -47,18 +48,12 @@ def allowed_regions(
             )
         regions = [(Interval(chrom, 0, length), "") for chrom, length in lengths.items()]
     else:
-        regions = read_bed(bed, lengths, split_column)
+        regions = read_bed(bed, lengths, SUBSETS if split_column else ())
         if not regions:
             raise InputError(f"bed {bed}: has no regions.")
     if split_column:
         if valid or test:
             raise InputError("give split_column or the chromosomes valid and test, not both.")
-        for row, (_, label) in enumerate(regions):
-            if label not in SUBSETS:
-                raise InputError(
-                    f"bed {bed}, region {row + 1}: the fourth column is {label!r}, "
-                    "expected train, valid or test."
-                )
         return regions
     if not valid or not test:
         raise InputError(
@@ -67,7 +62,9 @@ def allowed_regions(
         )
     there = dict.fromkeys(interval.chrom for interval, _ in regions)
     for name, chosen in (("valid", valid), ("test", test)):
-        for chrom in chosen:
+        for number, chrom in enumerate(chosen):
+            if chrom in chosen[:number]:
+                raise InputError(f"{name} names chromosome {chrom} twice.")
             if chrom not in there:
                 side = "FASTA" if bed is None else f"BED {bed}"
                 raise InputError(f"{name} names chromosome {chrom}, the {side} has {name_some(there)}.")
@@ -81,11 +78,11 @@ def read_blacklist(bed: str | os.PathLike | None, lengths: dict[str, int]) -> li
     """The regions of a blacklist; chromosomes that the FASTA lacks are no mistake unless it lacks all.
 
     Raises:
-      InputError: the BED is wrong, or none of its chromosomes is in the FASTA.
+      InputError: the BED is wrong, leaves a chromosome, or has no chromosome of the FASTA.
     """
     if bed is None:
         return []
-    black = [interval for interval, _ in read_bed(bed)]
+    black = [interval for interval, _ in read_bed(bed, lengths, other_chromosomes=True)]
     chroms = dict.fromkeys(interval.chrom for interval in black)
     if black and not any(chrom in lengths for chrom in chroms):
         raise InputError(
@@ -96,9 +93,15 @@ def read_blacklist(bed: str | os.PathLike | None, lengths: dict[str, int]) -> li
 
 
 class Regions:
-    """Sorted intervals per chromosome with quick overlap; touching and overlapping ones are joined."""
+    """Sorted intervals per chromosome with quick overlap; touching and overlapping ones are joined.
 
-    def __init__(self, intervals: Sequence[Interval]) -> None:
+    Args:
+      intervals: the regions.
+      name: what to call them in a message.
+    """
+
+    def __init__(self, intervals: Sequence[Interval], name: str = "") -> None:
+        self.name = name
         self._starts: dict[str, list[int]] = {}
         self._ends: dict[str, list[int]] = {}
         for chrom, start, end in sorted(intervals):
@@ -178,11 +181,17 @@ def place_windows(
     held_out = Regions(merged["valid"] + merged["test"])
     if labelled:
         _refuse_overlap(merged)
-    dropped = {"too short": 0, "blacklisted": 0, "next to held-out": 0}
+    reasons = {
+        "too short": f"too short for {sequence_length} bp of sequence with {target_bp} bp of target",
+        "blacklisted": f"more than half blacklisted by {blacklist.name}",
+        "next to held-out": "touching a valid or test region",
+    }
+    total: Counter[str] = Counter(dict.fromkeys(reasons, 0))
     rng = np.random.default_rng([seed, 1])
     windows: list[Window] = []
     for subset in SUBSETS:
         placed: list[Window] = []
+        dropped: Counter[str] = Counter()
         joined = Regions(merged[subset])
         for chrom in dict.fromkeys(interval.chrom for interval in merged[subset]):
             for region in joined.within(chrom, 0, lengths[chrom]):
@@ -202,13 +211,19 @@ def place_windows(
         if limit and len(placed) > limit:
             kept = np.sort(rng.choice(len(placed), limit, replace=False))
             placed = [placed[i] for i in kept]
-        if not placed:
-            where = f"regions labelled {subset}" if labelled else f"the {subset} chromosomes"
-            there = name_some(dict.fromkeys(f"{interval}" for interval in merged[subset])) or "none"
+        total.update(dropped)
+        if not merged[subset]:
             raise InputError(
-                f"no {subset} window would be made: {where} ({there}) leave no room for {sequence_length} bp "
-                f"of sequence with {target_bp} bp of target."
+                f"no {subset} window would be made: no region is labelled {subset}."
+                if labelled
+                else f"no {subset} window would be made: valid and test name every chromosome there is."
             )
+        if not placed:
+            there = name_some(merged[subset])
+            why = "; ".join(
+                f"{dropped[reason]} {words}" for reason, words in reasons.items() if dropped[reason]
+            )
+            raise InputError(f"no {subset} window would be made of {there}: {why}.")
         runs: list[list[Window]] = []
         for window in placed:
             run = runs[-1] if runs else []
@@ -218,7 +233,7 @@ def place_windows(
             else:
                 runs.append([window])
         windows += [window for i in rng.permutation(len(runs)) for window in runs[i]]
-    return Placement(windows, dropped)
+    return Placement(windows, dict(total))
 
 
 def _refuse_overlap(merged: dict[str, list[Interval]]) -> None:

@@ -48,17 +48,42 @@ def test_published_tables(published_targets):
     ("text", "said"),
     [("index\tidentifier\tdescription\n0\ta\tb\n", "no column 'file'"),
      ("identifier\tfile\tdescription\n", "has no rows"),
-     ("identifier\tfile\tdescription\na\tb\n", "row 1: has 2 columns, the header has 3"),
-     ("identifier\tfile\tdescription\tclip\na\tb\tc\t1\na\tb\tc\thigh\n", "row 2: clip is 'high'"),
-     ("identifier\tfile\tdescription\tscale\na\tb\tc\tinf\n", "row 1: scale is 'inf'"),
-     ("identifier\tfile\tdescription\tsum_stat\na\tb\tc\ttotal\n", "row 1: sum_stat is 'total'"),
-     ("identifier\tfile\tdescription\tstrand_pair\na\tb\tc\t4\n", "row 1: strand_pair is '4'"),
-     ("index\tidentifier\tfile\tdescription\nx\ta\tb\tc\n", "row 1: index is 'x'")],
+     ("identifier\tfile\tdescription\na\tb\n", "line 2: has 2 columns, the header has 3"),
+     ("identifier\tfile\tdescription\tclip\na\tb\tc\t1\na\tb\tc\thigh\n", "line 3: clip is 'high'"),
+     ("identifier\tfile\tdescription\tscale\na\tb\tc\tinf\n", "line 2: scale is 'inf'"),
+     ("identifier\tfile\tdescription\tsum_stat\na\tb\tc\ttotal\n", "line 2: sum_stat is 'total'"),
+     ("identifier\tfile\tdescription\tstrand_pair\na\tb\tc\t4\n", "line 2: strand_pair is '4'"),
+     ("index\tidentifier\tfile\tdescription\nx\ta\tb\tc\n", "line 2: index is 'x'"),
+     ("index\tidentifier\tfile\tdescription\n" + "9" * 5000 + "\ta\tb\tc\n", "line 2: index is '9"),
+     ("identifier\tclip\tfile\tclip\tdescription\na\t1\tb\t2\tc\n", "names column 'clip' twice"),
+     ("\n\nidentifier\tfile\tdescription\n\na\tb\tc\n\na\tb\n", "line 7: has 2 columns"),
+     ("identifier\tfile\tdescription\na\t \tc\n", "line 2: file is empty"),
+     ("identifier\tfile\tdescription\n\tb\tc\n", "line 2: identifier is empty"),
+     ("identifier\tfile\tdescription\na\tb\tc\na\tb\tc\n", "line 3: identifier 'a' is that of another")],
 )  # fmt: skip
 def test_a_bad_table_names_column_or_row(tmp_path, text, said):
     with pytest.raises(InputError, match=said) as caught:
         read_targets(write(tmp_path / "t.txt", text))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scale", ["1e300", "-1e39", "1e-300", "0", "nan", "NA", "inf", "\u0661"])
+def test_a_scale_that_spoils_the_signal_is_refused(tmp_path, scale):
+    head = "identifier\tfile\tscale\tdescription\n"
+    with pytest.raises(InputError, match=f"line 3: scale is '{scale}', expected a number that is not 0"):
+        read_targets(write(tmp_path / "t.txt", f"{head}a\ta\t\tx\nb\tb\t{scale}\tx\n"))
+    assert read_targets(write(tmp_path / "t.txt", f"{head}a\ta\t\tx\nb\tb\t-2\tx\n"))["scale"].tolist() == [
+        1,
+        -2,
+    ]
+
+
+def test_a_description_may_hold_what_other_programs_take_for_a_line_end(tmp_path):
+    text = "identifier\tfile\tdescription\na\ta\tCAGE:o\x85n\u2028e\n"
+    table = read_targets(write(tmp_path / "t.txt", text))
+    assert table["description"].tolist() == ["CAGE:o\x85n\u2028e"]
+    write_targets(tmp_path / "copy.txt", table)
+    assert read_targets(tmp_path / "copy.txt").equals(table)
 
 
 def test_category():

@@ -3,7 +3,7 @@ import itertools
 import pytest
 
 from mlproject.data.genome import Interval
-from mlproject.data.windows import Regions, place_windows
+from mlproject.data.windows import Regions, allowed_regions, place_windows, read_blacklist
 from mlproject.errors import InputError
 
 LENGTHS = {"a": 100_000, "b": 20_000, "c": 20_000}
@@ -68,6 +68,33 @@ def test_labels_choose_the_subset_and_train_keeps_away_from_held_out_regions():
 def test_an_empty_subset_is_refused():
     with pytest.raises(InputError, match="no valid window would be made"):
         place([(Interval("a", 0, 9000), ""), (Interval("b", 0, 700), ""), WHOLE[2]])
+
+
+def test_an_empty_subset_says_why():
+    black = Regions([Interval("b", 0, 20_000)], "black.bed")
+    with pytest.raises(InputError, match=r"of b:0-20000: 24 more than half blacklisted by black\.bed\."):
+        place(blacklist=black)
+    with pytest.raises(InputError, match=r"of c:0-700: 1 too short for 1000 bp .* 800 bp of target\."):
+        place([*WHOLE[:2], (Interval("c", 0, 700), "")])
+    with pytest.raises(InputError, match=r"no train window .*: valid and test name every chromosome"):
+        place(valid=["a", "b"])
+    labelled = [(Interval("a", 0, 9000), "train"), (Interval("b", 0, 9000), "valid")]
+    with pytest.raises(InputError, match=r"no test window .*: no region is labelled test"):
+        place(labelled, labelled=True)
+
+
+def test_a_chromosome_is_named_once():
+    with pytest.raises(InputError, match="valid names chromosome b twice"):
+        allowed_regions(None, LENGTHS, False, ["b", "b"], ["c"])
+
+
+def test_a_blacklist_keeps_to_the_chromosomes_it_shares_with_the_fasta(tmp_path):
+    bed = tmp_path / "b.bed"
+    bed.write_text("a\t0\t10\nelsewhere\t0\t999999\n")
+    assert read_blacklist(bed, LENGTHS)[0] == Interval("a", 0, 10)
+    bed.write_text("a\t0\t10\nb\t0\t20001\n")
+    with pytest.raises(InputError, match=r"b\.bed, line 2: end 20001 is off the end of b, which is 20000 bp"):
+        read_blacklist(bed, LENGTHS)
 
 
 def test_regions_overlap():
