@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from enformer_core.dna import ONE_HOT
-from mlproject.data.records import Example, TrackDataset, read_finite, shard_counts
+from mlproject.data.records import Example, TrackDataset, miscounted, read_finite, read_shard, shard_counts
 from mlproject.data.signals import coarsen
 from mlproject.data.targets import strand_order
 from mlproject.errors import InputError
@@ -87,7 +87,7 @@ def training_batches(
     else:
         counts = shard_counts(dataset, subset, work_dir)
         if sum(counts) != total:
-            raise _miscounted(dataset, subset, sum(counts))
+            raise miscounted(dataset, subset, counts)
 
         def windows(number: int, skip: int) -> Iterator[Example]:
             rng = np.random.default_rng([seed, number, 0])
@@ -204,16 +204,11 @@ def _load(dataset: TrackDataset, subset: str, bin_size: int) -> _Windows:
                 sequence[found], target[found] = example
             found += 1
         if found != total:
-            raise _miscounted(dataset, subset, found)
+            shards = dataset.shards(subset)
+            counts = [sum(1 for _ in read_shard(shard, statistics)) for shard in shards]
+            raise miscounted(dataset, subset, counts)
         _decoded[key] = _Windows(sequence, target)
     return _decoded[key]
-
-
-def _miscounted(dataset: TrackDataset, subset: str, found: int) -> InputError:
-    return InputError(
-        f"{dataset.path}: the {subset} shards hold {found} windows, statistics.json says "
-        f"{dataset.count(subset)}; a shard is missing or cut."
-    )
 
 
 def _in_file_order(dataset: TrackDataset, subset: str, bin_size: int, most: int) -> Iterator[Example]:

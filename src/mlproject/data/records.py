@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -27,12 +27,16 @@ import pandas as pd
 from tqdm import tqdm
 
 from enformer_core.dna import ONE_HOT
+from mlproject.data.files import explained, read_text, write_whole
+from mlproject.data.genome import name_some
 from mlproject.data.targets import read_targets
 from mlproject.data.tfrecord import decode_example, encode_example, read_records, write_records
 from mlproject.errors import InputError
 
 SUBSETS = ("train", "valid", "test")
 _MANY_SHARDS = 32  # checking as many shows a bar
+_CHECK = 2  # of what is remembered of a check: higher where one looks for more
+_AGAIN = "copy the dataset again, or remove it and build it again"
 _ONE_HOT = ONE_HOT.astype(bool)
 
 
@@ -68,15 +72,15 @@ class Statistics:
         Raises:
           InputError: it is absent, not JSON, or an entry is missing or not a sensible number.
         """
+        text = read_text(path, "statistics")
         try:
-            raw = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-        except OSError as error:
-            raise InputError(f"statistics {path}: cannot be read ({error.strerror}).") from None
+            raw = json.loads(text)
         except (ValueError, RecursionError):
             raise InputError(f"statistics {path}: is not JSON.") from None
         if not isinstance(raw, dict):
             raise InputError(f"statistics {path}: expected a JSON object, found {type(raw).__name__}.")
         values = {}
+        cropped = "crop_bp" in raw
         for entry in fields(cls):
             if entry.name == "extras":
                 continue
@@ -90,11 +94,12 @@ class Statistics:
                 raise InputError(f"statistics {path}: {entry.name} is {value!r}, expected a whole number.")
             values[entry.name] = value
         statistics = cls(**values, extras=raw)
-        covered = statistics.target_length * statistics.pool_width + 2 * statistics.crop_bp
-        if covered > statistics.seq_length:
+        bins, width, crop = statistics.target_length, statistics.pool_width, statistics.crop_bp
+        covered = bins * width + 2 * crop
+        if covered > statistics.seq_length or (cropped and covered < statistics.seq_length):
             raise InputError(
-                f"statistics {path}: target_length x pool_width + 2 x crop_bp is {covered} bp, "
-                f"more than seq_length {statistics.seq_length}."
+                f"statistics {path}: target_length {bins} x pool_width {width} + 2 x crop_bp {crop} is "
+                f"{covered} bp, but seq_length is {statistics.seq_length}; one of the four is wrong."
             )
         return statistics
 
@@ -136,12 +141,14 @@ class TrackDataset:
             (self.path / "tfrecords").glob(f"{subset}-*.tfr"),
             key=lambda shard: [int(number) for number in re.findall(r"\d+", shard.name)],
         )
+        names = {shard.name for shard in found}
         listed = {name for name in self.manifest if name.startswith(f"{subset}-")}
-        if self.manifest and listed != {shard.name for shard in found}:
-            wrong = sorted(listed.symmetric_difference(shard.name for shard in found))
-            raise InputError(
-                f"{self.path}: manifest.json and tfrecords/ differ in {wrong[0]}; rebuild the dataset."
+        if self.manifest and listed != names:
+            wrong = min(listed ^ names)
+            here, there = (
+                ("manifest.json", "tfrecords/") if wrong in listed else ("tfrecords/", "manifest.json")
             )
+            raise InputError(f"{self.path}: {wrong} is in {here} but not in {there}; {_AGAIN}.")
         if not found:
             raise InputError(f"{self.path / 'tfrecords'}: has no shard named {subset}-N.tfr.")
         return found
@@ -175,7 +182,8 @@ class TrackDataset:
             total.update((self.path / "manifest.json").read_bytes())
         else:
             for shard in sorted((self.path / "tfrecords").glob("*.tfr")):
-                total.update(f"{shard.name} {shard.stat().st_size}\n".encode())
+                with explained(f"{shard}: cannot be read"):
+                    total.update(f"{shard.name} {shard.stat().st_size}\n".encode())
         return total.hexdigest()
 
 
@@ -186,17 +194,22 @@ def open_dataset(folder: str | os.PathLike, organism: str) -> TrackDataset:
       InputError: the folder or organism is absent, a file is wrong, or rows of `targets.txt` are not
         `num_targets`.
     """
+    check_organism(organism)
     folder = Path(folder)
     path = folder / organism
-    if not (path / "statistics.json").is_file():
-        if not folder.is_dir():
-            raise InputError(f"data {folder}: there is no such folder.")
-        there = sorted(entry.parent.name for entry in folder.glob("*/statistics.json"))
-        there = [name for name in there if not name.startswith(".")]
-        raise InputError(
-            f"organism {organism!r} is not in {folder}; it has {', '.join(there) or 'no dataset'} "
-            "(a dataset is a folder with statistics.json, targets.txt and tfrecords/)."
-        )
+    with explained(f"data {folder}: cannot be read"):
+        if not (path / "statistics.json").exists():
+            there = sorted(entry.name for entry in folder.iterdir() if (entry / "statistics.json").exists())
+            there = [name for name in there if not name.startswith(".")]
+            if (folder / "statistics.json").exists():
+                raise InputError(
+                    f"data {folder}: is the folder of one organism; give its parent {folder.parent} as data "
+                    f"and {folder.name} as the organism."
+                )
+            raise InputError(
+                f"organism {organism!r} is not in {folder}; it has {', '.join(there) or 'no dataset'} "
+                "(a dataset is a folder with statistics.json, targets.txt and tfrecords/)."
+            )
     statistics = Statistics.read(path / "statistics.json")
     targets = read_targets(path / "targets.txt")
     if len(targets) != statistics.num_targets:
@@ -204,20 +217,34 @@ def open_dataset(folder: str | os.PathLike, organism: str) -> TrackDataset:
             f"{path}: targets.txt has {len(targets)} rows but num_targets of statistics.json "
             f"is {statistics.num_targets}."
         )
-    manifest: dict[str, dict[str, Any]] = {}
-    if (path / "manifest.json").exists():
-        try:
-            manifest = json.loads((path / "manifest.json").read_text())["shards"]
-            for subset in SUBSETS:
-                total = sum(s["records"] for name, s in manifest.items() if name.startswith(f"{subset}-"))
-                if total != statistics.count(subset):
-                    raise InputError(
-                        f"{path}: manifest.json counts {total} {subset} records, "
-                        f"statistics.json {statistics.count(subset)}."
-                    )
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise InputError(f"{path / 'manifest.json'}: is damaged; rebuild the dataset.") from None
+    manifest = _read_manifest(path / "manifest.json") if (path / "manifest.json").exists() else {}
+    for subset in SUBSETS if manifest else ():
+        total = sum(entry["records"] for name, entry in manifest.items() if name.startswith(f"{subset}-"))
+        if total != statistics.count(subset):
+            raise InputError(
+                f"{path}: manifest.json counts {total} {subset} records, statistics.json "
+                f"{statistics.count(subset)}; {_AGAIN}."
+            )
     return TrackDataset(folder, organism, statistics, targets, manifest)
+
+
+def check_organism(organism: str) -> None:
+    """Refuse a name that is not that of a plain folder."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", organism):
+        raise InputError(f"organism {organism!r}: use letters, digits, '_', '-' and '.'; it names a folder.")
+
+
+def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
+    text = read_text(path, "manifest")
+    try:
+        shards = json.loads(text)["shards"]
+        for entry in shards.values():
+            kinds = {name: type(entry[name]) for name in ("sha256", "bytes", "records")}
+            if kinds != {"sha256": str, "bytes": int, "records": int}:
+                raise ValueError(kinds)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise InputError(f"{path}: is damaged; {_AGAIN}.") from None
+    return shards
 
 
 def write_shard(path: str | os.PathLike, examples: Iterable[Example]) -> int:
@@ -306,10 +333,10 @@ def _sequence_codes(raw: memoryview, length: int) -> np.ndarray | None:
 def verify(
     dataset: TrackDataset, work_dir: str | os.PathLike = "work", subsets: Iterable[str] = SUBSETS
 ) -> None:
-    """Check every shard once: complete, undamaged, and with the number of windows that the dataset promises.
+    """Check every shard once: complete, undamaged, with finite targets, as many windows as promised.
 
-    Sizes are always compared. The full reading (sha256 where there is a manifest, decompression where not) is
-    remembered in `work_dir/verified.json` by size and time of change, so that a second call is quick.
+    Sizes are always compared. The full reading is remembered in `work_dir/verified.json` under the shard's
+    size and time of change and the dataset's sizes, so that a second call is quick.
 
     Raises:
       InputError: names the shard.
@@ -319,10 +346,17 @@ def verify(
             continue
         counts = shard_counts(dataset, subset, work_dir, full=True)
         if sum(counts) != dataset.count(subset):
-            raise InputError(
-                f"{dataset.path}: the {subset} shards hold {sum(counts)} windows, statistics.json says "
-                f"{dataset.count(subset)}; a shard is missing or cut."
-            )
+            raise miscounted(dataset, subset, counts)
+
+
+def miscounted(dataset: TrackDataset, subset: str, counts: Sequence[int]) -> InputError:
+    """What to say where the shards of a subset hold `counts` windows, which is not what was promised."""
+    shards = sorted(zip(counts, dataset.shards(subset), strict=True), key=lambda pair: counts.count(pair[0]))
+    return InputError(
+        f"{dataset.path}: the {subset} shards hold {sum(counts)} windows, statistics.json says "
+        f"{dataset.count(subset)}; a shard is missing, cut or not of this dataset "
+        f"(windows per shard, odd ones first: {name_some([f'{shard.name} {n}' for n, shard in shards])})."
+    )
 
 
 def shard_counts(
@@ -330,10 +364,10 @@ def shard_counts(
 ) -> list[int]:
     """Windows in each shard of a subset: from the manifest, or counted once and remembered.
 
-    With `full`, shards of a manifest are also compared with their sha256.
+    With `full`, shards of a manifest are read and compared with it too.
 
     Raises:
-      InputError: a shard is truncated or corrupt; names it.
+      InputError: a shard is truncated or corrupt, or has a NaN or infinite target; names it.
     """
     remembered = Path(work_dir) / "verified.json"
     try:
@@ -341,22 +375,26 @@ def shard_counts(
         known = known if isinstance(known, dict) else {}
     except (OSError, ValueError):
         known = {}
+    sizes = dataset.statistics
+    check = f"v{_CHECK} {sizes.seq_length} {sizes.target_length} {sizes.num_targets}"
     counts: list[int | str] = []  # or the key under which the count will be known
     todo: dict[str, Path] = {}
     for shard in dataset.shards(subset):
-        state = shard.stat()
+        with explained(f"{shard}: cannot be read"):
+            state = shard.stat()
         entry = dataset.manifest.get(shard.name)
         if entry and state.st_size != entry["bytes"]:
             raise InputError(
                 f"{shard}: is truncated or corrupt ({state.st_size} bytes, "
-                f"the manifest says {entry['bytes']})."
+                f"the manifest says {entry['bytes']}); {_AGAIN}."
             )
         if entry and not full:
-            counts.append(int(entry["records"]))
+            counts.append(entry["records"])
             continue
-        key = f"{shard.resolve()} {state.st_size} {state.st_mtime_ns} {entry['sha256'] if entry else ''}"
+        sha256 = entry["sha256"] if entry else ""
+        key = f"{check} {shard.resolve()} {state.st_size} {state.st_mtime_ns} {sha256}"
         counts.append(key)
-        if key not in known:
+        if not isinstance(known.get(key), int):
             todo[key] = shard
     if todo:
         pool = ThreadPoolExecutor(min(os.cpu_count() or 1, 8))  # hashing and decompression leave the GIL
@@ -369,27 +407,28 @@ def shard_counts(
                 known[key] = count
         finally:
             pool.shutdown(cancel_futures=True)
-            remembered.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = remembered.with_name(f"{remembered.name}.{os.getpid()}")
-            unfinished.write_text(json.dumps(known, indent=0))
-            os.replace(unfinished, remembered)
+            with explained(f"work_dir {work_dir}: cannot be written"):
+                write_whole(remembered, json.dumps(known, indent=0))
     return [known[count] if isinstance(count, str) else count for count in counts]
 
 
 def _count_checked(dataset: TrackDataset, shard: Path) -> int:
-    """Records of a shard that is whole: its sha256 is the manifest's, or every record of it can be read."""
+    """Records of a shard that is whole, the manifest's where there is one, and has finite targets."""
     entry = dataset.manifest.get(shard.name)
-    if not entry:
-        return sum(1 for _ in read_finite(dataset, shard))
-    if file_sha256(shard) != entry["sha256"]:
-        raise InputError(f"{shard}: is truncated or corrupt (its sha256 is not that of the manifest).")
-    return int(entry["records"])
+    if entry and file_sha256(shard) != entry["sha256"]:
+        raise InputError(
+            f"{shard}: is truncated or corrupt (its sha256 is not that of the manifest); {_AGAIN}."
+        )
+    count = sum(1 for _ in read_finite(dataset, shard))
+    if entry and count != entry["records"]:
+        raise InputError(f"{shard}: has {count} records, the manifest says {entry['records']}; {_AGAIN}.")
+    return count
 
 
 def file_sha256(path: str | os.PathLike) -> str:
     """sha256 of a file's bytes, in hexadecimal."""
     total = hashlib.sha256()
-    with open(path, "rb") as file:
+    with explained(f"{path}: cannot be read"), open(path, "rb") as file:
         while chunk := file.read(1 << 20):
             total.update(chunk)
     return total.hexdigest()

@@ -1,16 +1,19 @@
 import json
 import os
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from mlproject.data import records
 from mlproject.data.records import (
     Example,
     Statistics,
     TrackDataset,
+    file_sha256,
     open_dataset,
     read_shard,
     shard_counts,
@@ -150,7 +153,9 @@ def test_statistics_keep_what_they_do_not_know(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [({"num_targets": None}, "no entry 'num_targets'"), ({"seq_length": "131072"}, "seq_length is '131072'"),
-     ({"target_length": 0}, "target_length is 0"), ({"pool_width": 4096}, "more than seq_length")],
+     ({"target_length": 0}, "target_length is 0"), ({"pool_width": 4096},
+      "1 x pool_width 4096 .* is 4096 bp, but seq_length is 256"),
+     ({"crop_bp": 32}, r"1 x pool_width 128 \+ 2 x crop_bp 32 is 192 bp, but seq_length is 256")],
 )  # fmt: skip
 def test_bad_statistics(tmp_path, change, said):
     values = {"num_targets": 1, "seq_length": 256, "target_length": 1, "pool_width": 128} | change
@@ -161,6 +166,14 @@ def test_bad_statistics(tmp_path, change, said):
     path.write_text("{not json")
     with pytest.raises(InputError, match="not JSON"):
         Statistics.read(path)
+
+
+def test_the_sizes_of_the_published_data_agree(tmp_path):
+    values = {"num_targets": 5313, "seq_length": 131_072, "target_length": 896, "pool_width": 128}
+    (tmp_path / "statistics.json").write_text(json.dumps(values | {"crop_bp": 8192}))
+    assert Statistics.read(tmp_path / "statistics.json").crop_bp == 8192
+    (tmp_path / "statistics.json").write_text(json.dumps(values))
+    assert Statistics.read(tmp_path / "statistics.json").crop_bp == 0
 
 
 def copy(dataset: TrackDataset, folder, *, manifest=True):
@@ -175,7 +188,7 @@ def copy(dataset: TrackDataset, folder, *, manifest=True):
 def test_open_refuses_what_does_not_agree(toy_dataset, tmp_path):
     with pytest.raises(InputError, match=r"'fly' is not in .* it has toy"):
         open_dataset(toy_dataset.folder, "fly")
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError, match="cannot be read"):
         open_dataset(tmp_path / "nowhere", "toy")
     dataset = copy(toy_dataset, tmp_path)
     lines = (dataset.path / "targets.txt").read_text().splitlines()
@@ -208,6 +221,125 @@ def test_verify_finds_a_damaged_or_missing_shard(toy_dataset, tmp_path, manifest
     shard.unlink()
     with pytest.raises(InputError, match="train"):
         verify(dataset, work)
+
+
+@pytest.mark.parametrize("manifest", [True, False])
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_verify_finds_targets_that_are_not_finite(toy_dataset, tmp_path, manifest, bad):
+    dataset = copy(toy_dataset, tmp_path, manifest=manifest)
+    shard = dataset.shards("valid")[0]
+    stored = [Example(e.sequence, e.target.copy()) for e in read_shard(shard, dataset.statistics)]
+    stored[1].target[3, 2] = bad
+    write_shard(shard, stored)
+    if manifest:
+        dataset.manifest[shard.name] |= {"bytes": shard.stat().st_size, "sha256": file_sha256(shard)}
+    for _ in range(2):
+        with pytest.raises(
+            InputError, match=r"valid-0\.tfr: the target of track 2 \(007, .* is NaN or infinite"
+        ):
+            verify(dataset, tmp_path / "work")
+
+
+@pytest.mark.parametrize("manifest", [True, False])
+def test_verify_compares_the_records_with_sizes_that_changed_since(toy_dataset, tmp_path, manifest):
+    dataset = copy(toy_dataset, tmp_path, manifest=manifest)
+    verify(dataset, tmp_path / "work")
+    replace(dataset.statistics, target_length=4, crop_bp=256).write(dataset.path / "statistics.json")
+    with pytest.raises(InputError, match=r"train-.*target of record 0 has 36 bytes"):
+        verify(open_dataset(tmp_path, "toy"), tmp_path / "work")
+
+
+def test_an_older_check_does_not_count(toy_dataset, tmp_path, monkeypatch):
+    work = tmp_path / "work"
+    verify(toy_dataset, work)
+    assert len(json.loads((work / "verified.json").read_text())) == 6
+    monkeypatch.setattr(records, "_CHECK", records._CHECK + 1)
+    verify(toy_dataset, work)
+    assert len(json.loads((work / "verified.json").read_text())) == 12
+
+
+def test_a_work_dir_that_cannot_remember_is_named(toy_dataset, tmp_path):
+    (tmp_path / "verified.json").mkdir()
+    (tmp_path / "file").write_text("x")
+    for work in (tmp_path, tmp_path / "file"):
+        with pytest.raises(InputError, match=f"work_dir {work}: cannot be written"):
+            verify(toy_dataset, work)
+
+
+def test_a_shard_too_many_is_named_with_its_windows(toy_dataset, tmp_path):
+    dataset = copy(toy_dataset, tmp_path, manifest=False)
+    for number in range(2, 9):
+        os.link(dataset.shards("train")[0], dataset.path / "tfrecords" / f"train-{number}0.tfr")
+    write_shard(
+        dataset.path / "tfrecords" / "train-5.tfr",
+        list(read_shard(dataset.shards("train")[0], dataset.statistics))[:1],
+    )
+    with pytest.raises(
+        InputError, match=r"says 10; .* odd ones first: train-2\.tfr 2, train-5\.tfr 1, train-0"
+    ):
+        verify(dataset, tmp_path / "work")
+
+
+@pytest.mark.parametrize("manifest", [True, False])
+def test_a_dangling_shard_is_named(toy_dataset, tmp_path, manifest):
+    dataset = copy(toy_dataset, tmp_path, manifest=manifest)
+    shard = dataset.shards("test")[0]
+    shard.unlink()
+    shard.symlink_to(tmp_path / "gone")
+    with pytest.raises(InputError, match=r"test-0\.tfr: cannot be read \(No such file"):
+        verify(dataset, tmp_path / "work")
+    if not manifest:
+        with pytest.raises(InputError, match=r"test-0\.tfr: cannot be read \(No such file"):
+            _ = dataset.digest
+
+
+def broken_manifest(text):
+    def make(path):
+        (path / "manifest.json").write_text(text)
+
+    return make
+
+
+def folder_for(name):
+    def make(path):
+        (path / name).unlink()
+        (path / name).mkdir()
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (folder_for("manifest.json"), r"manifest\.json: cannot be read \(Is a directory\)"),
+        (folder_for("statistics.json"), r"statistics\.json: cannot be read \(Is a directory\)"),
+        (folder_for("targets.txt"), r"targets\.txt: cannot be read \(Is a directory\)"),
+        (broken_manifest('{"shards": {"train-0.tfr": {"sha256": "x", "records": 4}}}'), "is damaged; copy .* again"),
+        (broken_manifest('{"shards": {"train-0.tfr": 3}}'), "is damaged; copy .* again"),
+        (broken_manifest('{"shards": {"a": {"sha256": "x", "records": "4", "bytes": 1}}}'), "is damaged"),
+        (broken_manifest('{"shards": {}} {'), "is damaged"),
+        (broken_manifest('{"shards": {"train-0.tfr": {"sha256": "x", "records": 4, "bytes": 1}}}'),
+         r"counts 4 train records, statistics\.json 10; copy the dataset again, or remove it and build"),
+    ],
+)  # fmt: skip
+def test_a_damaged_dataset_is_one_line(toy_dataset, tmp_path, make, said):
+    make(copy(toy_dataset, tmp_path).path)
+    with pytest.raises(InputError, match=said) as caught:
+        open_dataset(tmp_path, "toy")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_dataset_is_asked_for_by_its_parent_and_a_plain_name(toy_dataset, tmp_path):
+    for organism in ("../data/toy", "", ".", "a/b", str(toy_dataset.path)):
+        with pytest.raises(InputError, match="it names a folder"):
+            open_dataset(toy_dataset.folder, organism)
+    with pytest.raises(
+        InputError, match=r"is the folder of one organism; give its parent .*data as data and toy"
+    ):
+        open_dataset(toy_dataset.path, "toy")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match=r"data .*file: cannot be read \(Not a directory\)"):
+        open_dataset(tmp_path / "file", "toy")
 
 
 def test_the_digest_follows_the_content(toy_dataset, tmp_path):
