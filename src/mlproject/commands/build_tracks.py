@@ -2,14 +2,13 @@
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlproject.data import demo
+from mlproject.data import demo, tracks
 from mlproject.data.records import SUBSETS, TrackDataset, open_dataset
-from mlproject.data.tracks import build
+from mlproject.data.tracks import Inputs, build
 from mlproject.errors import InputError
 
 if TYPE_CHECKING:
@@ -66,9 +65,35 @@ class Options:
     """Folder for the index of the FASTA, its decompressed copy, and the demo."""
 
 
+def check(options: Options) -> None:
+    """Refuse options and inputs of which no dataset can be made, before there is a run."""
+    _inputs(options)
+
+
 def run(options: Options, run: "Run") -> int:
     """Build the dataset, or find that it is already there, and print what it holds."""
-    fasta, targets, regions = options.fasta, options.targets, options.regions
+    inputs = _inputs(options)
+    folder = inputs.final
+    there = folder.exists()
+    build(inputs, workers=options.workers or min(os.cpu_count() or 1, 16), progress=True)
+    dataset = open_dataset(options.output, options.organism)
+    print(f"{folder}: is already there, nothing to do." if there else f"{folder}: done.")
+    print(summary(dataset))
+    statistics = dataset.statistics
+    run.summarize({f"windows/{subset}": statistics.count(subset) for subset in SUBSETS})
+    run.use_dataset(
+        name=options.organism, digest=dataset.digest[:16], source=str(folder), context="build_tracks"
+    )
+    for name in ("statistics.json", "targets.txt", "sequences.bed", "manifest.json", "build.json"):
+        run.keep(folder / name, "dataset")
+    return 0
+
+
+def _inputs(options: Options) -> Inputs:
+    """The checked inputs of the build; those of the demo are made at their first use."""
+    if options.workers < 0:
+        raise InputError(f"workers is {options.workers}, expected 0 or more.")
+    fasta, targets = options.fasta, options.targets
     valid, test = options.valid, options.test
     if not fasta and not targets:
         if options.organism not in demo.CHROMOSOMES:
@@ -84,13 +109,11 @@ def run(options: Options, run: "Run") -> int:
     elif not fasta or not targets:
         given, other = ("fasta", "targets") if fasta else ("targets", "fasta")
         raise InputError(f"{given} is given and {other} is not; give both, or neither for the demo.")
-    folder = Path(options.output) / options.organism
-    there = folder.exists()
-    build(
+    return tracks.check(
         options.output,
         options.organism,
         fasta,
-        regions or None,
+        options.regions or None,
         targets,
         sequence_length=options.sequence_length,
         crop_bp=options.crop_bp,
@@ -106,21 +129,8 @@ def run(options: Options, run: "Run") -> int:
         max_test=options.max_test,
         seed=options.seed,
         examples_per_shard=options.examples_per_shard,
-        workers=options.workers or min(os.cpu_count() or 1, 16),
         work_dir=options.work_dir,
-        progress=True,
     )
-    dataset = open_dataset(options.output, options.organism)
-    print(f"{folder}: is already there, nothing to do." if there else f"{folder}: done.")
-    print(summary(dataset))
-    statistics = dataset.statistics
-    run.summarize({f"windows/{subset}": statistics.count(subset) for subset in SUBSETS})
-    run.use_dataset(
-        name=options.organism, digest=dataset.digest[:16], source=str(folder), context="build_tracks"
-    )
-    for name in ("statistics.json", "targets.txt", "sequences.bed", "manifest.json", "build.json"):
-        run.keep(folder / name, "dataset")
-    return 0
 
 
 def summary(dataset: TrackDataset) -> str:

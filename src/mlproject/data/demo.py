@@ -19,7 +19,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from mlproject.data.tracks import build, locked
+from mlproject.data.files import explained, locked
+from mlproject.data.tracks import build, check
 
 # Geometry, in bp.
 SEQUENCE_LENGTH = 16_384
@@ -79,7 +80,7 @@ def demo_dataset(work_dir: str | os.PathLike = "work", seed: int = 0) -> Path:
     folder = raw.parent
     for organism in CHROMOSOMES:
         if not (folder / organism / "manifest.json").exists():
-            build(
+            inputs = check(
                 folder,
                 organism,
                 raw / organism / "genome.fa",
@@ -92,6 +93,7 @@ def demo_dataset(work_dir: str | os.PathLike = "work", seed: int = 0) -> Path:
                 seed=seed,
                 work_dir=work_dir,
             )
+            build(inputs)
     return folder
 
 
@@ -99,14 +101,15 @@ def demo_inputs(work_dir: str | os.PathLike = "work", seed: int = 0) -> Path:
     """The folder with `ORGANISM/genome.fa`, `regions.bed`, `targets.txt`, `bigwigs/`; made at first call."""
     version = hashlib.sha256(Path(__file__).read_bytes() + str(seed).encode()).hexdigest()[:12]
     folder = Path(work_dir) / f"demo-{version}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
-        if not (folder / "raw").exists():
-            partial = folder / "raw.partial"
-            shutil.rmtree(partial, ignore_errors=True)
-            for number, organism in enumerate(CHROMOSOMES):
-                _write_organism(partial / organism, organism, seed, number)
-            os.replace(partial, folder / "raw")
+    with explained(f"work_dir {work_dir}: cannot be written"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            if not (folder / "raw").exists():
+                partial = folder / "raw.partial"
+                shutil.rmtree(partial, ignore_errors=True)
+                for number, organism in enumerate(CHROMOSOMES):
+                    _write_organism(partial / organism, organism, seed, number)
+                os.replace(partial, folder / "raw")
     return folder / "raw"
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mlproject.data.files import explained
 from mlproject.data.genome import Interval
 from mlproject.errors import InputError
 
@@ -82,6 +83,8 @@ def coarsen(target: np.ndarray, factor: int, targets: pd.DataFrame) -> np.ndarra
     return clipped(joined, soft, targets["clip"].to_numpy(np.float32)).astype(np.float32)
 
 
+# path, size and time of change -> chromosome lengths. A command checks before it opens a run, and again.
+_probed: dict[str, dict[str, int]] = {}
 _PROBE = """
 import json, sys
 import pyBigWig
@@ -92,7 +95,9 @@ for line in sys.stdin:
         file = pyBigWig.open(path)
         chroms = file.chroms()
         for chrom, length in list(chroms.items())[:64]:
-            file.values(chrom, 0, min(length, 1000), numpy=True)
+            if len(file.values(chrom, 0, min(length, 1000), numpy=True)) == 0:
+                chroms = {}  # a header without data
+                break
             file.values(chrom, length // 2, min(length // 2 + 1000, length), numpy=True)
         print(json.dumps([path, chroms]), flush=True)
     except Exception as error:
@@ -113,8 +118,9 @@ def check_bigwigs(paths: Sequence[Path], names: Sequence[str]) -> list[dict[str,
     Raises:
       InputError: a file is absent, not a bigWig, damaged, or stores NaN or infinite values; names it.
     """
+    keys: dict[str, str] = {}
     for path, name in zip(paths, names, strict=True):
-        try:
+        with explained(f"bigWig {path} ({name}): cannot be read"):
             with open(path, "rb") as file:
                 header = file.read(64)
                 if header[:4] not in _MAGIC or len(header) < 64:
@@ -132,9 +138,9 @@ def check_bigwigs(paths: Sequence[Path], names: Sequence[str]) -> list[dict[str,
                         )
                 elif summary_at > size - 40:
                     raise InputError(f"bigWig {path} ({name}): is truncated.")
-        except OSError as error:
-            raise InputError(f"bigWig {path} ({name}): cannot be read ({error.strerror}).") from None
-    unique = list(dict.fromkeys(str(path) for path in paths))
+            state = os.stat(path)
+        keys[str(path)] = f"{path.resolve()} {state.st_size} {state.st_mtime_ns}"
+    unique = [path for path, key in keys.items() if key not in _probed]
     probe = subprocess.run(
         [sys.executable, "-c", _PROBE],
         input="".join(json.dumps(path) + "\n" for path in unique),
@@ -146,13 +152,16 @@ def check_bigwigs(paths: Sequence[Path], names: Sequence[str]) -> list[dict[str,
         json.loads(line) for line in probe.stdout.splitlines()
     )
     for path, name in zip(paths, names, strict=True):
+        if keys[str(path)] in _probed:
+            continue
         chroms = found.get(str(path))
         if isinstance(chroms, str) or chroms is None:
             reason = chroms or "the bigWig reader crashes on it"
             raise InputError(f"bigWig {path} ({name}): is damaged ({reason}).")
         if not chroms:
-            raise InputError(f"bigWig {path} ({name}): holds no chromosome.")
-    return [found[str(path)] for path in paths]  # type: ignore[misc]
+            raise InputError(f"bigWig {path} ({name}): holds no values.")
+        _probed[keys[str(path)]] = chroms
+    return [_probed[keys[str(path)]] for path in paths]
 
 
 class SignalReader:

@@ -22,7 +22,7 @@ class Toy(NamedTuple):
 
     def build(self, output: Path, **options):
         """`tracks.build` with sizes that fit the toy."""
-        from mlproject.data.tracks import build
+        from mlproject.data.tracks import build, check
 
         chosen = {
             "sequence_length": 1024,
@@ -35,7 +35,8 @@ class Toy(NamedTuple):
             "fasta": self.fasta,
             "targets_path": self.targets,
         } | options
-        return build(
+        workers = chosen.pop("workers", 1)
+        inputs = check(
             output,
             "toy",
             chosen.pop("fasta"),
@@ -43,6 +44,7 @@ class Toy(NamedTuple):
             chosen.pop("targets_path"),
             **chosen,
         )
+        return build(inputs, workers=workers)
 
 
 def write_bigwig(path: Path, lengths: dict[str, int], signal: dict[str, np.ndarray]) -> None:

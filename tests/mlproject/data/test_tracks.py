@@ -1,3 +1,5 @@
+import contextlib
+import errno
 import filecmp
 import json
 import os
@@ -5,14 +7,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mlproject.data import shards, tracks
 from mlproject.data.genome import Genome, Interval
 from mlproject.data.records import open_dataset, read_shard, verify
-from mlproject.data.tracks import build
+from mlproject.data.tracks import build, check
 from mlproject.errors import InputError
 
 
@@ -70,6 +74,23 @@ def test_the_same_again_is_nothing_to_do_and_another_is_refused(toy, tmp_path):
         toy.build(tmp_path / "data")
 
 
+@pytest.mark.parametrize("damage", ["gone", "cut", "more"])
+def test_a_damaged_dataset_is_not_nothing_to_do(toy, tmp_path, damage):
+    toy.build(tmp_path / "data")
+    shard = tmp_path / "data" / "toy" / "tfrecords" / "train-1.tfr"
+    whole = shard.read_bytes()
+    shard.unlink()
+    if damage == "cut":
+        shard.write_bytes(whole[:-9])
+    elif damage == "more":
+        shard.write_bytes(whole)
+        shutil.copy(shard, shard.with_name("train-77.tfr"))
+    with pytest.raises(
+        InputError, match=r"train-(1|77)\.tfr.*; copy the dataset again, or remove it and build"
+    ):
+        toy.build(tmp_path / "data")
+
+
 def test_target_length_instead_of_crop(toy, tmp_path):
     statistics = toy.build(tmp_path / "data", crop_bp=None, target_length=4)
     assert (statistics.target_length, statistics.crop_bp) == (4, 256)
@@ -81,7 +102,7 @@ def test_windows_of_mostly_n_and_flat_windows_are_left_out(toy, tmp_path):
     extras = toy.build(tmp_path / "data").extras
     assert extras["dropped"]["mostly N"] == 4
     with pytest.raises(
-        InputError, match=r"no train window is left: .* 4 were mostly N and 17 below min_std 1e"
+        InputError, match=r"no train window is left: .* 4 were mostly N and 7 below min_std 1e"
     ):
         toy.build(tmp_path / "flat", min_std=1e9)
     assert not (tmp_path / "flat").exists()
@@ -108,6 +129,22 @@ def bad_bed(text):
 def bad_blacklist(toy, write):
     (toy.folder / "b.bed").write_text("chr1\t0\t10\n")
     return {"blacklist": toy.folder / "b.bed"}
+
+
+def all_black(toy, write):
+    (toy.folder / "b.bed").write_text("c2\t0\t5000\n")
+    return {"blacklist": toy.folder / "b.bed"}
+
+
+def fewer_chromosomes(toy, write):
+    write(toy.folder / "1.bw", {"c1": 9000}, {"c1": np.ones(9000)})
+    return bad_bed("c1\t0\t9000\nc2\t0\t5000\nc3\t0\t4000\n")(toy, write)
+
+
+def empty_bigwig(toy, write):
+    lengths = {chrom: len(letters) for chrom, letters in toy.letters.items()}
+    write(toy.folder / "1.bw", lengths, {chrom: np.full(n, np.nan) for chrom, n in lengths.items()})
+    return {}
 
 
 def absent_bigwig(toy, write):
@@ -140,7 +177,11 @@ def option(**options):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (bad_chromosomes, r"chr1 is in the regions but not in bigWig .*0\.bw, which has c1, c2, c3"),
+        (bad_chromosomes, r"chr1 is in FASTA .*toy\.fa, of .* not in bigWig .*0\.bw, which has c1, c2, c3; .*BED"),
+        (fewer_chromosomes, r"chromosome c2 is in BED .*r\.bed but not in bigWig .*1\.bw, which has c1"),
+        (empty_bigwig, r"1\.bw \(NA\): holds no values"),
+        (all_black, r"of c2:0-5000: 6 more than half blacklisted by .*b\.bed"),
+        (option(valid=["c2", "c1"]), "no train window would be made: valid and test name every chromosome"),
         (other_genome, r"c3 is 4004 bp in .*toy\.fa and 4000 bp in bigWig"),
         (bad_bed("chr1\t0\t100\n"), r"r\.bed, line 1: chromosome chr1 is not in the FASTA, .* c1, c2, c3"),
         (bad_bed("c1\t0\t9001\n"), "off the end of c1, which is 9000 bp"),
@@ -181,14 +222,60 @@ def test_an_error_in_a_worker_is_the_same_line(toy, tmp_path, bigwig_writer):
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.parametrize("place", ["write_shard", "make_shards", "sync"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(toy, tmp_path, monkeypatch, place):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shards if place == "write_shard" else tracks, place, full)
+    with pytest.raises(InputError, match=r"output .*data: cannot be written \(No space left on device\)"):
+        toy.build(tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_an_output_that_cannot_be_written_is_named(toy, tmp_path):
+    (tmp_path / "file").write_text("x")
+    for output in (tmp_path / "file", tmp_path / "file" / "data"):
+        with pytest.raises(InputError, match=rf"output {output}: cannot be written"):
+            toy.build(output)
+    with pytest.raises(InputError, match="output is empty"):
+        toy.build("")
+
+
+def test_the_workers_of_a_killed_build_end_too(toy, tmp_path):
+    code = (
+        "from mlproject.data import tracks\n"
+        f"inputs = tracks.check({str(tmp_path / 'data')!r}, 'toy', {str(toy.fasta)!r}, None,"
+        f" {str(toy.targets)!r}, sequence_length=1024, crop_bp=128, stride=1, valid=['c2'], test=['c3'],"
+        f" examples_per_shard=4, work_dir={str(toy.folder / 'work')!r})\n"
+        "tracks.build(inputs, workers=2)\n"
+    )
+    source = Path(__file__).parents[3] / "src"
+    build = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(source)},
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        while build.poll() is None and not list((tmp_path / "data").glob(".toy*/tfrecords/placed-*")):
+            time.sleep(0.05)
+        build.kill()
+        assert build.wait() == -signal.SIGKILL
+        build.communicate(timeout=60)  # the pipe closes when the last process that has it ends
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(build.pid, signal.SIGKILL)
+
+
 def test_a_killed_build_leaves_nothing_that_looks_complete(toy, tmp_path):
     code = (
         "import os, signal, sys\n"
         "from mlproject.data import tracks\n"
         "tracks._finish = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"tracks.build({str(tmp_path / 'data')!r}, 'toy', {str(toy.fasta)!r}, None, {str(toy.targets)!r},"
+        f"tracks.build(tracks.check({str(tmp_path / 'data')!r}, 'toy', {str(toy.fasta)!r}, None, {str(toy.targets)!r},"
         " sequence_length=1024, crop_bp=128, valid=['c2'], test=['c3'], examples_per_shard=4,"
-        f" work_dir={str(toy.folder / 'work')!r})\n"
+        f" work_dir={str(toy.folder / 'work')!r}))\n"
     )
     source = Path(__file__).parents[3] / "src"
     done = subprocess.run(
@@ -213,12 +300,13 @@ def test_human_bigwigs_give_the_stored_targets(baskerville, tmp_path):
     (tmp_path / "targets.txt").write_text(
         "\n".join(["identifier\tfile\tsum_stat\tdescription", *lines]) + "\n"
     )
-    build(
+    inputs = check(
         tmp_path / "data", "hg38", derived / "windows.fa.gz", tmp_path / "regions.bed",
         tmp_path / "targets.txt",
-        sequence_length=131_072, crop_bp=32_768, bin_size=32, split_column=True, workers=2,
+        sequence_length=131_072, crop_bp=32_768, bin_size=32, split_column=True,
         work_dir=tmp_path / "work",
     )  # fmt: skip
+    build(inputs, workers=2)
     dataset = open_dataset(tmp_path / "data", "hg38")
     tracks = [int(path.stem[:2]) for path in files]
     for subset in ("train", "valid", "test"):
@@ -238,10 +326,11 @@ def test_yeast_start_sites(yeast, tmp_path):
     (tmp_path / "targets.txt").write_text("\n".join([head, *rows]) + "\n")
     fasta = next(yeast.glob("*.fa.gz"))
     (tmp_path / "regions.bed").write_text("I\t0\t230218\nII\t0\t200000\nXVI\t0\t200000\n")
-    statistics = build(
+    inputs = check(
         tmp_path / "data", "yeast", fasta, tmp_path / "regions.bed", tmp_path / "targets.txt",
         sequence_length=16_384, crop_bp=1_024, valid=["II"], test=["XVI"], work_dir=tmp_path / "work",
     )  # fmt: skip
+    statistics = build(inputs)
     assert (statistics.train_seqs, statistics.valid_seqs, statistics.test_seqs) == (15, 13, 13)
     import pybigtools
 
