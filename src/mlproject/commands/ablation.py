@@ -110,7 +110,7 @@ def check(options: Options) -> None:
     for name in ("warmup_steps", "learning_rate", "clip_norm", "max_shift", "checkpoint_seconds"):
         if getattr(options, name) < 0:
             raise InputError(f"--{name}: found {getattr(options, name)}; it cannot be negative")
-    _configuration(options, _open(options))
+    _open(options)
 
 
 def run(options: Options, run: "Run") -> int:
@@ -121,8 +121,7 @@ def run(options: Options, run: "Run") -> int:
     """
     began = time.perf_counter()
     tf.config.experimental.enable_op_determinism()
-    datasets = _open(options)
-    config = _configuration(options, datasets)
+    datasets, config = _open(options)
     grid = _grid(options, datasets)
     run.rename(f"ablation {grid[:8]}")
     with only_one(options.work_dir / "ablation" / f"{grid}.lock"):
@@ -137,14 +136,17 @@ def run(options: Options, run: "Run") -> int:
 # --- what goes in -------------------------------------------------------------------------------------------------
 
 
-def _open(options: Options) -> dict[str, TrackDataset]:
+def _open(options: Options) -> tuple[dict[str, TrackDataset], EnformerConfig]:
+    """The datasets, read once from end to end, and the configuration of `vanilla` on them."""
     folder = demo_dataset(options.work_dir) if options.data == "demo" else Path(options.data).resolve()
     datasets = {organism: open_dataset(folder, organism) for organism in options.organisms}
     for dataset in datasets.values():
         for subset in {"train", "valid", options.eval_split}:
             dataset.shards(subset)
+    config = _configuration(options, datasets)
+    for dataset in datasets.values():
         verify(dataset, options.work_dir)
-    return datasets
+    return datasets, config
 
 
 def _configuration(options: Options, datasets: Mapping[str, TrackDataset]) -> EnformerConfig:

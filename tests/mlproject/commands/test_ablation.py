@@ -344,7 +344,7 @@ def copy(demo, tmp_path):
 @pytest.mark.parametrize("start", [0, 1, 2, 5])
 def test_organisms_take_turns_also_when_resumed(demo, tmp_path, start):
     options = ablation.Options(data=str(demo), organisms=("human", "mouse"), max_shift=2, work_dir=tmp_path)
-    datasets = ablation._open(options)
+    datasets, _ = ablation._open(options)
     whole = list(itertools.islice(ablation._in_turn(options, datasets, 3, 0), 8))
     assert [batch["head"] for batch in whole] == ["human", "mouse"] * 4
     resumed = itertools.islice(ablation._in_turn(options, datasets, 3, start), 8 - start)
@@ -405,6 +405,6 @@ def test_a_length_the_model_cannot_take_says_which_it_can(copy, tmp_path):
 
     path = copy / "human" / "statistics.json"
     statistics = json.loads(path.read_text())
-    path.write_text(json.dumps({**statistics, "seq_length": 16_500}))
+    path.write_text(json.dumps({**statistics, "seq_length": 16_500, "crop_bp": 1_082}))
     message = refusal(copy, tmp_path)
     assert "16500 bp" in message and "multiples of 128 bp, such as 16512" in message
