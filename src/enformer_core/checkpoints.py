@@ -24,7 +24,7 @@ from enformer_core.enformer import TOWER_BLOCKS, Enformer, EnformerConfig, tower
 from enformer_core.initial import variable_name
 
 
-def save(folder: Path, model: Enformer, training: dict[str, Any] | None = None) -> None:
+def save(folder: Path | str, model: Enformer, training: dict[str, Any] | None = None) -> None:
     """Writes a checkpoint as a whole: it appears under its name complete and on disk, or not at all.
 
     Args:
@@ -32,7 +32,7 @@ def save(folder: Path, model: Enformer, training: dict[str, Any] | None = None) 
         model: its configuration and every variable, BatchNorm averages included.
         training: more arrays by name, for a training that is to be resumed.
     """
-    with whole_folder(folder) as temporary:
+    with whole_folder(Path(folder)) as temporary:
         document = {"model": "Enformer", "config": dataclasses.asdict(model.config)}
         (temporary / "config.json").write_text(json.dumps(document, indent=2) + "\n")
         np.savez(temporary / "weights.npz", **{variable_name(v): v.numpy() for v in model.variables})
@@ -40,13 +40,14 @@ def save(folder: Path, model: Enformer, training: dict[str, Any] | None = None) 
             np.savez(temporary / "training.npz", **training)
 
 
-def load(folder: Path) -> Enformer:
+def load(folder: Path | str) -> Enformer:
     """The model of a checkpoint folder.
 
     Raises:
         FileNotFoundError: the folder has no config.json or weights.npz.
         ValueError: a file is cut short or damaged, or does not fit (names the first variable and both shapes).
     """
+    folder = Path(folder)
     try:
         document = json.loads((folder / "config.json").read_text())
         config = EnformerConfig(**document["config"])
@@ -224,8 +225,12 @@ def read_published(
 
 
 def _published_prefix(path: Path) -> Path:
-    found = sorted(path.glob("*.index")) if path.is_dir() else [Path(f"{path}.index")]
-    if len(found) != 1 or not found[0].is_file():
+    found = [
+        file
+        for file in (path.glob("*.index") if path.is_dir() else [Path(f"{path}.index")])
+        if file.is_file()
+    ]
+    if len(found) != 1:
         raise FileNotFoundError(
             f"{path}: {len(found)} checkpoints (*.index) there; name one, without its suffix"
         )

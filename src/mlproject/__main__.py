@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 
 from mlproject import commands, options, stopping
-from mlproject.errors import InputError, Stopped
+from mlproject.errors import InputError, OutOfMemory, Stopped
 
 # Error 303 is a machine without a GPU driver; a driver that is there and fails has other numbers, which are shown.
 _GREETING = re.compile(
@@ -44,6 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(command, words[1:])
         except InputError as error:
             print(f"{program}: {error}", file=sys.stderr)
+            if isinstance(error, OutOfMemory):
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(2)  # the runs have ended; TensorFlow's own clean-up would abort the process
             return 2
         except (Stopped, KeyboardInterrupt) as stopped:
             number = stopping.received() or signal.SIGINT

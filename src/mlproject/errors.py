@@ -8,6 +8,10 @@ class InputError(Exception):
     """
 
 
+class OutOfMemory(InputError):
+    """The work does not fit in memory; the process is not fit to go on after it, not even to clean up."""
+
+
 class Stopped(BaseException):
     """The user or the machine asked the process to end (SIGTERM, Ctrl-C), and the work stopped cleanly.
 

@@ -240,7 +240,7 @@ def scatter_figure(tracks: Tracks, organism: str, x: str = "vanilla", y: str = "
         sns.scatterplot(whole, x="x", y="y", s=size, alpha=0.45, linewidth=0, ax=axes)
         axes.plot(ends, ends, color="0.4", linewidth=0.8)
         missing = f" and {len(found) - len(whole):,} NaN" if len(whole) < len(found) else ""
-        higher = f"{y} higher: {(whole['y'] > whole['x']).mean():.0%}" if len(whole) else "no result"
+        higher = f"'{y}' higher in {(whole['y'] > whole['x']).mean():.0%}" if len(whole) else "no result"
         axes.set(
             title=f"{category}, n = {len(whole):,}{missing}\n{higher}", xlabel="", ylabel="", aspect="equal"
         )
@@ -250,7 +250,7 @@ def scatter_figure(tracks: Tracks, organism: str, x: str = "vanilla", y: str = "
         axes.set_visible(False)
     figure.supxlabel(f"Pearson r of a track, {_seeds_of(tracks, x)}", fontsize="medium")
     figure.supylabel(f"Pearson r of a track,\n{_seeds_of(tracks, y)}", fontsize="medium")
-    figure.suptitle(f"{organism}: {x} against {y}, track by track")
+    figure.suptitle(f"{organism}: variant '{x}' against variant '{y}', track by track")
     return figure
 
 

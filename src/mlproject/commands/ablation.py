@@ -26,7 +26,7 @@ from mlproject import __version__, reporting, stopping
 from mlproject.data.batches import evaluation_batches, training_batches
 from mlproject.data.demo import demo_dataset
 from mlproject.data.records import TrackDataset, open_dataset, verify
-from mlproject.errors import InputError, Stopped, one_line
+from mlproject.errors import InputError, OutOfMemory, Stopped, one_line
 from mlproject.evaluation import Evaluation, evaluate
 from mlproject.options import nearest
 from mlproject.resuming import StepCheckpoints, fingerprint, only_one
@@ -198,6 +198,11 @@ def _train_grid(
 ) -> list[_Outcome]:
     outcomes = []
     total = len(options.variants) * len(options.seeds)
+    steps = f"{options.epochs} epochs x {options.steps_per_epoch} steps"
+    print(
+        f"grid {grid}: {len(options.variants)} variants x {len(options.seeds)} seeds, {steps} each",
+        flush=True,
+    )
     for name in options.variants:
         chosen = variant(config, name, options.family)
         bench = None  # built for the first seed that is not done, then used for all
@@ -220,6 +225,15 @@ def _train_grid(
                 shutil.rmtree(folder, ignore_errors=True)
                 state = "was done before" if child.done else f"{outcome.metrics['seconds/total']:.1f} s"
                 print(f"{label}: pearson/mean {outcome.metrics.get('pearson/mean', math.nan):.4f} ({state})")
+            except Stopped as stopped:
+                raise Stopped(
+                    f"{stopped} in {name} seed {seed}; the same command goes on from there"
+                ) from None
+            except tf.errors.ResourceExhaustedError as error:
+                raise OutOfMemory(
+                    f"{label}: out of memory with --preset {options.preset} --batch_size {options.batch_size} "
+                    f"({one_line(error)}); choose a smaller one, what is trained already is kept"
+                ) from None
             except InputError:  # what the user can mend would fail the other runs too
                 raise
             except Exception as error:
@@ -316,7 +330,9 @@ def _train_child(options: Options, child: "Run", bench: _Bench, seed: int, folde
         child.use_dataset(name=name, digest=dataset.digest, source=str(dataset.path), context="training")
     saved = StepCheckpoints(folder, bench.model, bench.optimizer, options.checkpoint_seconds)
     start = saved.restore()
-    if start == 0:
+    if start:
+        print(f"{label}: goes on after step {start}", flush=True)
+    else:
         initial.initialize(bench.model, seed)
         bench.optimizer.reset()
     result = _fit(options, child, bench, saved, seed, start, label)
@@ -359,7 +375,7 @@ def _fit(
         def after_step(step: int) -> None:
             if should_stop():
                 save(step)
-                raise Stopped(f"after step {step} of {schedule.steps}; the same command goes on from there")
+                raise Stopped(f"after step {step} of {schedule.steps}")
 
         return fit(
             bench.step,
@@ -375,8 +391,7 @@ def _fit(
 
 def _keep_evaluation(options: Options, child: "Run", bench: _Bench) -> dict[str, float]:
     """Evaluates, keeps the tables and returns the final numbers."""
-    # Losses come from the store, for a training that was stopped between its last step and here.
-    logged = child.metrics()
+    # Losses come from the store, for a training that was stopped in its last epoch or after it.
     summary: dict[str, float] = {}
     for organism, found in bench.evaluate(options.eval_split, options.eval_steps).items():
         targets = bench.datasets[organism].targets
@@ -388,8 +403,10 @@ def _keep_evaluation(options: Options, child: "Run", bench: _Bench) -> dict[str,
         summary |= {f"{prefix}/{row.category}": row.mean for row in categories.itertuples()}
         summary[f"{prefix}/mean"] = _mean(found.pearson_r)
         summary[f"{prefix}/nan_tracks"] = int(np.isnan(found.pearson_r).sum())
-        loss = logged.get(_prefix("loss", organism, options), math.nan)
-        summary[f"{_prefix('final', organism, options)}/train_loss"] = loss
+        losses = child.series(_prefix("loss", organism, options))[-options.steps_per_epoch :]
+        summary[f"{_prefix('final', organism, options)}/train_loss"] = (
+            float(np.mean(losses)) if losses else math.nan
+        )
     return summary
 
 
@@ -453,7 +470,10 @@ def _report(
     colors = reporting.variant_colors(options.variants)
     best = max((o.metrics.get("pearson/mean", -math.inf) for o in outcomes), default=-math.inf)
     run.summarize({"best/pearson_mean": best})
-    print(f"\nCompare the runs of this grid: {run.share_comparison(grid, colors=colors)}")
+    how = run.share_comparison(grid, colors=colors)
+    print(
+        f"\nTo compare the runs of grid {grid} (start the UI first where a command stands above the address):\n{how}"
+    )
 
 
 def _row(outcome: _Outcome, organism: str, options: Options) -> dict[str, Any]:

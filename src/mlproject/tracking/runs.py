@@ -59,7 +59,8 @@ def start_run(command: str, options: Any) -> Iterator["Run"]:
     if adopted:
         run = Run(client, client.get_run(adopted))
         os.environ.pop("MLFLOW_RUN_ID")  # left in place it would become the run of whatever starts next
-        _say_other_experiment(client, run, wanted)
+        if wanted != _default(options, "experiment"):
+            _say_other_experiment(client, run, wanted)
         if _GIVEN_NAME.fullmatch(run.name):
             run.rename(f"{command} {run.id[:6]}")
     else:
@@ -188,6 +189,12 @@ class Run:
         """The latest value of each metric, read back from the store."""
         self.flush()
         return dict(self.client.get_run(self.id).data.metrics)
+
+    def series(self, name: str) -> list[float]:
+        """The points of one series by step, read back from the store; empty where there are none."""
+        self.flush()
+        history = self.client.get_metric_history(self.id, _metric_name(name))
+        return [point.value for point in sorted(history, key=lambda point: point.step)]
 
     # -- words
 
@@ -381,6 +388,10 @@ class Run:
         if tags:
             self.tag(tags)
         self.client.set_terminated(self.id, self._outcome)
+
+
+def _default(options: Any, name: str) -> Any:
+    return next((field.default for field in dataclasses.fields(options) if field.name == name), None)
 
 
 def _say_other_experiment(client: MlflowClient, run: Run, wanted: str) -> None:

@@ -281,6 +281,22 @@ def test_a_failed_variant_is_shown_and_the_rest_runs(tmp_path, demo):
 
 
 @pytest.mark.slow
+def test_out_of_memory_is_one_line_and_ends_every_run(tmp_path, demo):
+    words = ("--data", str(demo), "--variants", "rope,vanilla", *QUICK)
+    no_memory = "import tensorflow as tf\n" + ROTARY_FAILS.replace(
+        'MemoryError("no', 'tf.errors.ResourceExhaustedError(None, None, "no'
+    )
+    (tmp_path / "rotary_fails.py").write_text(no_memory)
+    process = launch(tmp_path, "rotary_fails", "ablation", *words)
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 2
+    assert "rope seed 42: out of memory with --preset tiny --batch_size 1" in errors.splitlines()[-1]
+    store = Store(tmp_path)
+    assert {name: run.info.status for name, run in store.children.items()} == {"rope-42": "FAILED"}
+    assert store.parents[0].info.status == "FAILED"
+
+
+@pytest.mark.slow
 def test_more_seeds_keep_what_was_trained(grid):
     folder, _, words = grid
     words = [word if word != "42" else "42,7" for word in words]

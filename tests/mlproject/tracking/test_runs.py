@@ -57,7 +57,7 @@ def test_the_run_of_mlflow_is_adopted_with_its_words(folder, monkeypatch, capsys
     made = client.create_run(client.create_experiment("chosen"), run_name="adaptable-cub-123")
     client.log_param(made.info.run_id, "learning_rate", "5e-4")
     monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)
-    with runs.start_run("ablation", Options()) as run:
+    with runs.start_run("ablation", Options(experiment="wanted")) as run:
         assert run.id == made.info.run_id
         assert "MLFLOW_RUN_ID" not in os.environ
         with run.child("rope-42", key=KEY, params={}) as child:
@@ -67,7 +67,7 @@ def test_the_run_of_mlflow_is_adopted_with_its_words(folder, monkeypatch, capsys
     assert found.data.params["seeds"] == "42,123"
     assert found.info.run_name == f"ablation {run.id[:6]}"
     assert stored(child).data.tags["mlflow.parentRunId"] == run.id
-    assert "the run stays in the experiment 'chosen'" in capsys.readouterr().err
+    assert "the run stays in the experiment 'chosen'" in capsys.readouterr().err  # the user asked for another
 
 
 def test_a_name_that_the_user_gave_is_kept(folder, monkeypatch):
