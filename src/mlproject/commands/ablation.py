@@ -1,7 +1,6 @@
 """Train the eight Enformer variants over seeds and compare them track by track."""
 
 import dataclasses
-import functools
 import gc
 import itertools
 import math
@@ -19,18 +18,16 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from enformer_core import checkpoints, initial
-from enformer_core.enformer import VARIANTS, Enformer, EnformerConfig, preset, variant
-from enformer_core.losses import poisson
-from enformer_core.saved_model import Predictor
+from enformer_core.enformer import VARIANTS, EnformerConfig, preset, variant
 from mlproject import __version__, reporting, stopping
-from mlproject.data.batches import evaluation_batches, training_batches
+from mlproject.bench import Bench
+from mlproject.data.batches import training_batches
 from mlproject.data.demo import demo_dataset
 from mlproject.data.records import TrackDataset, open_dataset, verify
 from mlproject.errors import InputError, OutOfMemory, Stopped, one_line
-from mlproject.evaluation import Evaluation, evaluate
 from mlproject.options import nearest
 from mlproject.resuming import StepCheckpoints, fingerprint, only_one
-from mlproject.training import Adam, Batch, LossFunction, Schedule, TrainResult, fit, make_step
+from mlproject.training import Batch, Schedule, TrainResult, fit
 
 if TYPE_CHECKING:
     from mlproject.tracking.runs import Run
@@ -218,7 +215,7 @@ def _train_grid(
                     # With the run in its name: a run that is new has no history that a checkpoint could continue.
                     folder = options.work_dir / "ablation" / grid / f"{name}-{seed}-{child.id}"
                     if not child.done:
-                        bench = bench or _Bench(options, datasets, chosen)
+                        bench = bench or _bench(options, datasets, chosen)
                         outcome.seconds_in_steps = _train_child(options, child, bench, seed, folder, label)
                     outcome.metrics = child.metrics()
                     outcome.tracks = {organism: child.table(f"tracks_{organism}") for organism in datasets}
@@ -271,57 +268,17 @@ def _params(options: Options, config: EnformerConfig, name: str, seed: int) -> d
     }
 
 
-class _Bench:
-    """One variant with its traced functions and its data, used for one seed after another."""
-
-    def __init__(self, options: Options, datasets: Mapping[str, TrackDataset], config: EnformerConfig):
-        self.datasets = datasets
-        self.model = Enformer(config)
-        self.optimizer = Adam(self.model.trainable_variables)
-        self.predictor = Predictor(self.model)
-        self.seconds_evaluating = 0.0
-        self._batch_size = options.batch_size
-        self._loss_names = {name: _prefix("loss", name, options) for name in datasets}
-        self._steps = {
-            name: make_step(self._loss(name), self.optimizer, options.clip_norm) for name in datasets
-        }
-        # The first call of a function traces and compiles it. Doing that on a batch of zeros keeps it out of the time
-        # of the steps; the weights are made new afterwards.
-        for name, tracks in config.heads.items():
-            sequence = tf.zeros([options.batch_size, config.sequence_length, 4])
-            target = tf.zeros([options.batch_size, config.num_bins, tracks])
-            self._steps[name]({"sequence": sequence, "target": target}, 0.0, np.zeros(2, np.int32))
-            self.predictor.predict(sequence, name)
-
-    def _loss(self, head: str) -> LossFunction:
-        def loss(batch: Batch, is_training: bool, key: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-            embedding = self.model.trunk(batch["sequence"], is_training, key)
-            return tf.reduce_mean(poisson(batch["target"], self.model.heads[head](embedding))), {}
-
-        return loss
-
-    def step(self, batch: Batch, learning_rate: float, key: np.ndarray) -> dict[str, tf.Tensor]:
-        """One training step on a batch that names its `head`, after which the loss is named too."""
-        arrays = {name: batch[name] for name in ("sequence", "target")}
-        scalars = self._steps[batch["head"]](arrays, learning_rate, key)
-        return {self._loss_names[batch["head"]]: scalars.pop("loss"), **scalars}
-
-    def evaluate(self, subset: str, limit: int) -> dict[str, Evaluation]:
-        """Pearson r and R2 for each organism, over the first `limit` batches of a split."""
-        began = time.perf_counter()
-        found = {
-            organism: evaluate(
-                functools.partial(self.predictor.predict, head=organism),
-                evaluation_batches(dataset, subset, batch_size=self._batch_size, limit=limit),
-                dataset.statistics.num_targets,
-            )
-            for organism, dataset in self.datasets.items()
-        }
-        self.seconds_evaluating += time.perf_counter() - began
-        return found
+def _bench(options: Options, datasets: Mapping[str, TrackDataset], config: EnformerConfig) -> Bench:
+    return Bench(
+        config,
+        datasets,
+        batch_size=options.batch_size,
+        clip_norm=options.clip_norm,
+        loss_names={organism: _prefix("loss", organism, options) for organism in datasets},
+    )
 
 
-def _train_child(options: Options, child: "Run", bench: _Bench, seed: int, folder: Path, label: str) -> float:
+def _train_child(options: Options, child: "Run", bench: Bench, seed: int, folder: Path, label: str) -> float:
     """Trains one variant from one seed, or goes on with it, and keeps what came of it; returns seconds in steps."""
     began = time.perf_counter()
     bench.seconds_evaluating = 0.0
@@ -347,7 +304,7 @@ def _train_child(options: Options, child: "Run", bench: _Bench, seed: int, folde
 
 
 def _fit(
-    options: Options, child: "Run", bench: _Bench, saved: StepCheckpoints, seed: int, start: int, label: str
+    options: Options, child: "Run", bench: Bench, saved: StepCheckpoints, seed: int, start: int, label: str
 ) -> TrainResult:
     schedule = Schedule(options.epochs, options.steps_per_epoch, options.warmup_steps, options.learning_rate)
 
@@ -389,7 +346,7 @@ def _fit(
         )
 
 
-def _keep_evaluation(options: Options, child: "Run", bench: _Bench) -> dict[str, float]:
+def _keep_evaluation(options: Options, child: "Run", bench: Bench) -> dict[str, float]:
     """Evaluates, keeps the tables and returns the final numbers."""
     # Losses come from the store, for a training that was stopped in its last epoch or after it.
     summary: dict[str, float] = {}
@@ -410,7 +367,7 @@ def _keep_evaluation(options: Options, child: "Run", bench: _Bench) -> dict[str,
     return summary
 
 
-def _keep_model(child: "Run", bench: _Bench) -> None:
+def _keep_model(child: "Run", bench: Bench) -> None:
     config = bench.model.config
     with tempfile.TemporaryDirectory() as temporary:
         checkpoints.save(Path(temporary, "checkpoint"), bench.model)

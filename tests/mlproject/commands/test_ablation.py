@@ -250,11 +250,11 @@ ROTARY_FAILS = """
 import sys
 from mlproject import __main__ as door
 from mlproject.commands import ablation
-def bench(options, datasets, config, make=ablation._Bench):
+def bench(options, datasets, config, make=ablation._bench):
     if config.positions == "rotary":
         raise MemoryError("no room for this one\\nand more lines")
     return make(options, datasets, config)
-ablation._Bench = bench
+ablation._bench = bench
 sys.exit(door.main(sys.argv[1:]))
 """
 
