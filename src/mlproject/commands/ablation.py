@@ -243,17 +243,16 @@ def _train_grid(
 
 # Options of a child that are worth a column beside its variant.
 _SHARED_PARAMS = (
-    *(
-        "data",
-        "preset",
-        "epochs",
-        "steps_per_epoch",
-        "warmup_steps",
-        "learning_rate",
-        "batch_size",
-        "clip_norm",
-    ),
-    *("reverse_complement", "max_shift"),
+    "data",
+    "preset",
+    "epochs",
+    "steps_per_epoch",
+    "warmup_steps",
+    "learning_rate",
+    "batch_size",
+    "clip_norm",
+    "reverse_complement",
+    "max_shift",
 )
 
 
