@@ -9,7 +9,7 @@ import numpy as np
 import sonnet as snt
 import tensorflow as tf
 
-from enformer_core.layers import ZEROS, Dropout, apply_flat, linear
+from enformer_core.layers import Linear, dropout
 
 
 class MultiHeadAttention(snt.Module):
@@ -47,32 +47,36 @@ class MultiHeadAttention(snt.Module):
         self._num_groups = num_groups
         self._key_size = key_size
         self._positions = positions
-        self._query = linear(num_heads * key_size, with_bias=with_bias, name="query")
-        self._key = linear(num_groups * key_size, with_bias=with_bias, name="key")
-        self._value = linear(num_groups * value_size, with_bias=with_bias, name="value")
-        self._output = linear(channels, name="output")
-        self._dropout = Dropout(dropout_rate, name="dropout")
+        self._query = Linear(num_heads * key_size, with_bias=with_bias, name="query")
+        self._key = Linear(num_groups * key_size, with_bias=with_bias, name="key")
+        self._value = Linear(num_groups * value_size, with_bias=with_bias, name="value")
+        self._output = Linear(channels, name="output")
+        self._dropout_rate = dropout_rate
         if positions == "relative":
             bias_shape = [1, num_heads, 1, key_size]
-            self._relative_key = linear(num_heads * key_size, with_bias=False, name="relative_key")
-            self._content_bias = tf.Variable(ZEROS(bias_shape, tf.float32), name="content_bias")
-            self._position_bias = tf.Variable(ZEROS(bias_shape, tf.float32), name="position_bias")
-            self._positional_dropout = Dropout(positional_dropout_rate, name="positional_dropout")
+            self._relative_key = Linear(num_heads * key_size, with_bias=False, name="relative_key")
+            self._content_bias = tf.Variable(tf.zeros(bias_shape), name="content_bias")
+            self._position_bias = tf.Variable(tf.zeros(bias_shape), name="position_bias")
+            self._positional_dropout_rate = positional_dropout_rate
 
     def __call__(
-        self, x: tf.Tensor, basis: tf.Tensor | None, is_training: bool, key: tf.Tensor | None
+        self,
+        x: tf.Tensor,
+        basis: tf.Tensor | None,
+        keep: tf.Tensor | None = None,
+        keep_positions: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Attends.
 
         Args:
             x: `[B, L, C]`.
             basis: what `position_basis` returns for this length and kind of positions.
-            is_training: whether dropout is on.
-            key: int32 `[2]`, what dropout is drawn from.
+            keep: which attention weights dropout keeps, bool `[B, H, L, L]`; None for all.
+            keep_positions: which relative position features dropout keeps, bool `[2L-1, F]`; None for all.
         """
-        query = _split(apply_flat(self._query, x), self._num_heads)  # [B, H, L, K]
-        keys = _split(apply_flat(self._key, x), self._num_groups)  # [B, G, L, K]
-        values = _split(apply_flat(self._value, x), self._num_groups)  # [B, G, L, V]
+        query = _split(self._query(x), self._num_heads)  # [B, H, L, K]
+        keys = _split(self._key(x), self._num_groups)  # [B, G, L, K]
+        values = _split(self._value(x), self._num_groups)  # [B, G, L, V]
         if self._positions == "rotary":
             query, keys = rotate(query, basis), rotate(keys, basis)
         if self._num_groups != self._num_heads:
@@ -81,19 +85,20 @@ class MultiHeadAttention(snt.Module):
 
         query *= self._key_size**-0.5
         if self._positions == "relative":
-            logits = tf.matmul(query + self._content_bias, keys, transpose_b=True)  # [B, H, L, L]
-            features = self._positional_dropout(basis, is_training, key)[tf.newaxis]  # [1, 2L-1, F]
-            relative_keys = _split(
-                apply_flat(self._relative_key, features), self._num_heads
-            )  # [1, H, 2L-1, K]
+            content_bias = tf.cast(self._content_bias, x.dtype)
+            position_bias = tf.cast(self._position_bias, x.dtype)
+            logits = tf.matmul(query + content_bias, keys, transpose_b=True)  # [B, H, L, L]
+            features = dropout(basis, keep_positions, self._positional_dropout_rate)[tf.newaxis]
+            relative_keys = _split(self._relative_key(features), self._num_heads)  # [1, H, 2L-1, K]
             logits += relative_shift(
-                tf.matmul(query + self._position_bias, relative_keys, transpose_b=True)  # [B, H, L, 2L-1]
+                tf.matmul(query + position_bias, relative_keys, transpose_b=True)  # [B, H, L, 2L-1]
             )
         else:
             logits = tf.matmul(query, keys, transpose_b=True)  # [B, H, L, L]
-        weights = self._dropout(tf.nn.softmax(logits), is_training, key)
+        weights = tf.cast(tf.nn.softmax(tf.cast(logits, tf.float32)), x.dtype)
+        weights = dropout(weights, keep, self._dropout_rate)
         attended = tf.transpose(tf.matmul(weights, values), [0, 2, 1, 3])  # [B, L, H, V]
-        return apply_flat(self._output, _join(attended))
+        return self._output(_join(attended))
 
 
 def _split(x: tf.Tensor, num: int) -> tf.Tensor:

@@ -14,9 +14,10 @@ Source: Avsec et al. 2021, doi:10.1038/s41592-021-01252-x, and the published Son
 """
 
 import dataclasses
+import functools
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import sonnet as snt
@@ -27,15 +28,17 @@ from enformer_core.attention import MultiHeadAttention, position_basis
 from enformer_core.dna import komlos
 from enformer_core.heads import TrackHead
 from enformer_core.layers import (
-    ZEROS,
+    Conv1D,
     ConvBlock,
-    Dropout,
+    LayerNorm,
+    Linear,
     MaxPool,
+    Moments,
     SoftmaxPool,
-    apply_flat,
     crop,
+    draw_masks,
+    dropout,
     gelu,
-    linear,
 )
 
 BIN_SIZE_BP = 128  # seven poolings by two
@@ -54,6 +57,10 @@ _SWITCHES = {
 }
 VARIANTS = tuple(_SWITCHES)
 FAMILIES = ("enformer", "ecozoi")
+PRECISIONS = ("float32", "bfloat16")
+RECOMPUTE = ("auto", "always", "never")
+# bp x channels of a batch; above it the activations of stem and tower at full width take more than 0.8 GB.
+RECOMPUTE_ABOVE = 32 * 2**20
 _CHOICES = {
     "family": FAMILIES,
     "encoding": ("one_hot", "komlos"),
@@ -233,20 +240,42 @@ class Enformer(snt.Module):
     Args:
         config: sizes and switches.
         seed: initial weights are a function of it and of each variable's name and shape.
+        precision: `float32`, or `bfloat16`: activations and products of the trunk in bfloat16; variables, sums of
+            normalisations, the softmax of attention and the heads stay float32.
+        recompute: whether a training step keeps the activations of stem and tower, or computes them again in its
+            backward pass: `always`, `never`, or `auto`, which is by the length and size of the batch.
+
+    Raises:
+        ValueError: a precision or recompute that is none of these.
     """
 
-    def __init__(self, config: EnformerConfig, seed: int = 0, name: str = "enformer"):
+    def __init__(
+        self,
+        config: EnformerConfig,
+        seed: int = 0,
+        *,
+        precision: str = "float32",
+        recompute: str = "auto",
+        name: str = "enformer",
+    ):
         super().__init__(name=name)
+        for option, value, choices in (
+            ("precision", precision, PRECISIONS),
+            ("recompute", recompute, RECOMPUTE),
+        ):
+            if value not in choices:
+                raise ValueError(f"{option} is {value!r}; it can be {', '.join(choices)}")
         self.config = config
+        self._dtype = tf.dtypes.as_dtype(precision)
+        self._recompute = recompute
         pool = SoftmaxPool if config.pooling == "softmax" else MaxPool
-        self._stem = Stem(config.channels // 2, pool, name="stem")
         filters = tower_filters(config.channels, config.divisible_by)
+        self._stem = Stem(config.channels // 2, pool, name="stem")
         self._tower = [TowerBlock(size, pool, name=f"tower_{i}") for i, size in enumerate(filters)]
         self._transformer = [
             TransformerBlock(config, name=f"transformer_{i}") for i in range(config.num_transformer_layers)
         ]
         self._final = ConvBlock(2 * config.channels, 1, name="final")
-        self._final_dropout = Dropout(config.dropout_rate / 8, name="final_dropout")
         self.heads = {
             head: TrackHead(tracks, name=head_module_name(head)) for head, tracks in config.heads.items()
         }
@@ -254,29 +283,45 @@ class Enformer(snt.Module):
         initial.initialize(self, seed)
 
     def trunk(self, sequence: tf.Tensor, is_training: bool, key: tf.Tensor | None = None) -> tf.Tensor:
-        """The embedding of `[B, L, 4]` one-hot DNA: `[B, bins, 2C]`.
+        """The embedding of `[B, L, 4]` one-hot DNA: `[B, bins, 2C]` float32.
 
         Args:
-            sequence: any length that is a multiple of 128 bp; N is zeros. Cropped only at the configured length.
-            is_training: dropout on, and BatchNorm by batch statistics (which moves its averages).
+            sequence: any length that is a multiple of 128 bp; only `config.sequence_length` is cropped.
+            is_training: whether dropout is on and BatchNorm uses batch statistics (which moves its averages).
             key: int32 `[2]`, (seed, step): what dropout is drawn from when training.
         """
         config = self.config
         length = sequence.shape[1]
         check_lengths(length, None)
-        x = komlos(sequence) if config.encoding == "komlos" else sequence
-        x = self._stem(x, is_training)
-        for block in self._tower:
-            x = block(x, is_training)
-        bins = length // BIN_SIZE_BP
+        x = tf.cast(komlos(sequence) if config.encoding == "komlos" else sequence, self._dtype)
+        recompute = is_training and self._recomputes(sequence)
+        stages: list[Stem | TowerBlock] = [self._stem, *self._tower]
+        for stage in stages:
+            compute = functools.partial(stage, is_training=is_training)
+            x, moments = (tf.recompute_grad(compute) if recompute else compute)(x)
+            stage.update(moments)
+        batch, bins = x.shape[0], length // BIN_SIZE_BP
         basis = position_basis(
             config.positions, bins, config.num_position_features, config.attention_key_size
         )
-        basis = None if basis is None else tf.constant(basis)
-        for block in self._transformer:
-            x = block(x, basis, is_training, key)
+        basis = None if basis is None else tf.constant(basis, self._dtype)
+        everything = [Masks()] * config.num_transformer_layers
+        masks = draw_layers(config, key, batch, bins) if is_training else everything
+        for block, keep in zip(self._transformer, masks, strict=True):
+            x = block(x, basis, keep)
         x = crop(x, config.target_length if length == config.sequence_length else None)
-        return gelu(self._final_dropout(self._final(x, is_training), is_training, key))
+        x, moments = self._final(x, is_training)
+        self._final.norm.update(moments)
+        if is_training:
+            rate = config.dropout_rate / 8
+            x = dropout(x, draw_masks(key, "final", rate, 1, [batch, *x.shape[1:]])[0], rate)
+        return tf.cast(gelu(x), tf.float32)
+
+    def _recomputes(self, sequence: tf.Tensor) -> bool:
+        if self._recompute == "auto":
+            batch, length, _ = sequence.shape
+            return (batch or 1) * length * self.config.channels > RECOMPUTE_ABOVE
+        return self._recompute == "always"
 
     def __call__(
         self, sequence: tf.Tensor, is_training: bool, key: tf.Tensor | None = None
@@ -291,13 +336,19 @@ class Stem(snt.Module):
 
     def __init__(self, filters: int, pool: type, name: str):
         super().__init__(name=name)
-        self._conv = snt.Conv1D(filters, 15, w_init=ZEROS, name="conv")
+        self._conv = Conv1D(filters, 15, name="conv")
         self._pointwise = ConvBlock(filters, 1, name="pointwise_block")
         self._pool = pool()
 
-    def __call__(self, x: tf.Tensor, is_training: bool) -> tf.Tensor:
+    def __call__(self, x: tf.Tensor, is_training: bool) -> tuple[tf.Tensor, list[Moments | None]]:
+        """The output, and the moments of the batch that `update` takes."""
         x = self._conv(x)
-        return self._pool(x + self._pointwise(x, is_training))
+        y, moments = self._pointwise(x, is_training)
+        return self._pool(x + y), [moments]
+
+    def update(self, moments: list[Moments | None]) -> None:
+        """Moves the averages of the normalisation by one step."""
+        self._pointwise.norm.update(*moments)
 
 
 class TowerBlock(snt.Module):
@@ -309,9 +360,45 @@ class TowerBlock(snt.Module):
         self._pointwise = ConvBlock(filters, 1, name="pointwise_block")
         self._pool = pool()
 
-    def __call__(self, x: tf.Tensor, is_training: bool) -> tf.Tensor:
-        x = self._conv(x, is_training)
-        return self._pool(x + self._pointwise(x, is_training))
+    def __call__(self, x: tf.Tensor, is_training: bool) -> tuple[tf.Tensor, list[Moments | None]]:
+        """The output, and the moments of the batch that `update` takes."""
+        x, first = self._conv(x, is_training)
+        y, second = self._pointwise(x, is_training)
+        return self._pool(x + y), [first, second]
+
+    def update(self, moments: list[Moments | None]) -> None:
+        """Moves the averages of both normalisations by one step."""
+        for block, found in zip((self._conv, self._pointwise), moments, strict=True):
+            block.norm.update(found)
+
+
+class Masks(NamedTuple):
+    """What dropout keeps in one transformer layer: bool tensors, or None for all."""
+
+    weights: tf.Tensor | None = None  # [B, H, T, T]
+    positions: tf.Tensor | None = None  # [2T-1, F]
+    attended: tf.Tensor | None = None  # [B, T, C]
+    hidden: tf.Tensor | None = None  # [B, T, 2C]
+    output: tf.Tensor | None = None  # [B, T, C]
+
+
+def draw_layers(config: EnformerConfig, key: tf.Tensor | None, batch: int, bins: int) -> list[Masks]:
+    """The masks of every transformer layer, a function of key: int32 `[2]`, (seed, step)."""
+    attention_rate = 0.0 if config.family == "ecozoi" else config.attention_dropout_rate
+    position_rate = config.positional_dropout_rate if config.positions == "relative" else 0.0
+    rate, channels = config.dropout_rate, config.channels
+    places = Masks(
+        weights=(attention_rate, [batch, config.num_heads, bins, bins]),
+        positions=(position_rate, [2 * bins - 1, config.num_position_features]),
+        attended=(rate, [batch, bins, channels]),
+        hidden=(rate, [batch, bins, 2 * channels]),
+        output=(rate, [batch, bins, channels]),
+    )
+    drawn = [
+        draw_masks(key, place, rate, config.num_transformer_layers, shape)
+        for place, (rate, shape) in places._asdict().items()
+    ]
+    return [Masks(*masks) for masks in zip(*drawn, strict=True)]
 
 
 class TransformerBlock(snt.Module):
@@ -320,7 +407,8 @@ class TransformerBlock(snt.Module):
     def __init__(self, config: EnformerConfig, name: str):
         super().__init__(name=name)
         ecozoi = config.family == "ecozoi"
-        self._attention_norm = _layer_norm("attention_norm")
+        self._dropout_rate = config.dropout_rate
+        self._attention_norm = LayerNorm(name="attention_norm")
         self._attention = MultiHeadAttention(
             channels=config.channels,
             num_heads=config.num_heads,
@@ -329,26 +417,20 @@ class TransformerBlock(snt.Module):
             num_groups=4 if ecozoi else config.num_heads,
             positions=config.positions,
             with_bias=ecozoi,
-            dropout_rate=0.0 if ecozoi else config.attention_dropout_rate,
+            dropout_rate=config.attention_dropout_rate,
             positional_dropout_rate=config.positional_dropout_rate,
             # The name chooses the initial weights: ecozoi's are those of plain linear layers.
             name="grouped_attention" if ecozoi else "attention",
         )
-        self._attention_dropout = Dropout(config.dropout_rate, name="attention_dropout")
-        self._mlp_norm = _layer_norm("mlp_norm")
-        self._mlp_in = linear(2 * config.channels, name="mlp_in")
-        self._mlp_in_dropout = Dropout(config.dropout_rate, name="mlp_in_dropout")
-        self._mlp_out = linear(config.channels, name="mlp_out")
-        self._mlp_out_dropout = Dropout(config.dropout_rate, name="mlp_out_dropout")
+        self._mlp_norm = LayerNorm(name="mlp_norm")
+        self._mlp_in = Linear(2 * config.channels, name="mlp_in")
+        self._mlp_out = Linear(config.channels, name="mlp_out")
 
-    def __call__(
-        self, x: tf.Tensor, basis: tf.Tensor | None, is_training: bool, key: tf.Tensor | None
-    ) -> tf.Tensor:
-        attended = self._attention(self._attention_norm(x), basis, is_training, key)
-        x += self._attention_dropout(attended, is_training, key)
-        hidden = self._mlp_in_dropout(apply_flat(self._mlp_in, self._mlp_norm(x)), is_training, key)
-        hidden = apply_flat(self._mlp_out, tf.nn.relu(hidden))
-        return x + self._mlp_out_dropout(hidden, is_training, key)
+    def __call__(self, x: tf.Tensor, basis: tf.Tensor | None, keep: Masks) -> tf.Tensor:
+        attended = self._attention(self._attention_norm(x), basis, keep.weights, keep.positions)
+        x += dropout(attended, keep.attended, self._dropout_rate)
+        hidden = dropout(self._mlp_in(self._mlp_norm(x)), keep.hidden, self._dropout_rate)
+        return x + dropout(self._mlp_out(tf.nn.relu(hidden)), keep.output, self._dropout_rate)
 
 
 def head_module_name(head: str) -> str:
@@ -377,7 +459,3 @@ def contribution_scores(
         prediction = model(sequence, is_training=False)[head][0]
         score = tf.reduce_sum(target_mask * prediction) / tf.reduce_sum(target_mask)
     return tf.reduce_sum(tape.gradient(score, sequence) * sequence, axis=-1)[0]
-
-
-def _layer_norm(name: str) -> snt.LayerNorm:
-    return snt.LayerNorm(axis=-1, create_scale=True, create_offset=True, name=name)

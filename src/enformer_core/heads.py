@@ -3,7 +3,7 @@
 import sonnet as snt
 import tensorflow as tf
 
-from enformer_core.layers import apply_flat, linear
+from enformer_core.layers import Linear
 
 
 class TrackHead(snt.Module):
@@ -11,7 +11,7 @@ class TrackHead(snt.Module):
 
     def __init__(self, num_tracks: int, name: str):
         super().__init__(name=name)
-        self._linear = linear(num_tracks, name="linear")
+        self._linear = Linear(num_tracks, name="linear")
 
     def __call__(self, embedding: tf.Tensor) -> tf.Tensor:
-        return tf.nn.softplus(apply_flat(self._linear, embedding))
+        return tf.nn.softplus(self._linear(embedding))

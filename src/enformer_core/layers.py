@@ -1,15 +1,16 @@
-"""Blocks the trunk is built of: convolution, pooling, dropout, crop.
+"""Blocks the trunk is built of: linear, convolution, normalisation, pooling, dropout, crop.
 
 Shapes: B batch, L positions, C channels. Modules follow Sonnet: the constructor stores, the first call makes
-the variables. Initial values are not chosen here: `initial.py` sets them by name.
+the variables. Initial values are not chosen here: `initial.py` sets them by name. Variables are float32; arithmetic
+is in the dtype of what comes in, except for the sums of a normalisation, which are float32.
 """
 
 import zlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import sonnet as snt
 import tensorflow as tf
-
-ZEROS = snt.initializers.Zeros()  # placeholder until `initial.initialize` sets every variable by its name
 
 
 def gelu(x: tf.Tensor) -> tf.Tensor:
@@ -17,64 +18,172 @@ def gelu(x: tf.Tensor) -> tf.Tensor:
     return tf.nn.sigmoid(1.702 * x) * x
 
 
-def linear(size: int, *, with_bias: bool = True, name: str) -> snt.Linear:
-    """A `snt.Linear` whose initial weights are set by `initial.initialize`."""
-    return snt.Linear(size, with_bias=with_bias, w_init=ZEROS, name=name)
+class Linear(snt.Module):
+    """`x w + b` on the last axis of `[..., C]`, as one matrix product: `[..., size]`.
 
-
-def apply_flat(layer: snt.Linear, x: tf.Tensor) -> tf.Tensor:
-    """Applies a linear layer to the last axis of `[..., C]` as one matrix product.
-
-    On higher ranks TensorFlow builds the weight gradient once per position before it sums: 27 GiB for softmax
+    On higher ranks TensorFlow would build the weight gradient once per position before it sums: 27 GiB for softmax
     pooling of 24,576 bp at full width.
     """
-    leading = tf.shape(x)[:-1]
-    y = layer(tf.reshape(x, [-1, x.shape[-1]]))
-    y = tf.reshape(y, tf.concat([leading, [y.shape[-1]]], 0))
-    y.set_shape(x.shape[:-1] + [y.shape[-1]])
-    return y
+
+    def __init__(self, size: int, *, with_bias: bool = True, name: str):
+        super().__init__(name=name)
+        self._size = size
+        self._with_bias = with_bias
+
+    @snt.once
+    def _initialize(self, channels: int) -> None:
+        self.w = tf.Variable(tf.zeros([channels, self._size]), name="w")
+        self.b = tf.Variable(tf.zeros([self._size]), name="b") if self._with_bias else None
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        self._initialize(x.shape[-1])
+        flat, w = gradients_together(tf.reshape(x, [-1, x.shape[-1]]), tf.cast(self.w, x.dtype))
+        y = tf.matmul(flat, w)
+        if self.b is not None:
+            y += tf.cast(self.b, x.dtype)
+        y = tf.reshape(y, tf.concat([tf.shape(x)[:-1], [self._size]], 0))
+        y.set_shape([*x.shape[:-1], self._size])
+        return y
 
 
-class Dropout(snt.Module):
-    """Dropout whose mask is a function of (key, module name): repeatable and resumable.
+class Conv1D(snt.Module):
+    """Convolution of odd `width` along `[B, L, C]`, zeros beyond the ends: `[B, L, filters]`."""
+
+    def __init__(self, filters: int, width: int, name: str):
+        super().__init__(name=name)
+        self._filters = filters
+        self._width = width
+
+    @snt.once
+    def _initialize(self, channels: int) -> None:
+        self.w = tf.Variable(tf.zeros([self._width, channels, self._filters]), name="w")
+        self.b = tf.Variable(tf.zeros([self._filters]), name="b")
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        self._initialize(x.shape[-1])
+        x, w = gradients_together(x, tf.cast(self.w, x.dtype))
+        return tf.nn.conv1d(x, w, stride=1, padding="SAME") + tf.cast(self.b, x.dtype)
+
+
+@tf.custom_gradient
+def gradients_together(
+    x: tf.Tensor, w: tf.Tensor
+) -> tuple[tuple[tf.Tensor, tf.Tensor], Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]:
+    """The input and the weight of a layer, as they are; in a backward pass w has its gradient only when x has.
+
+    An optimizer that has the gradient of w then knows that nobody reads the old w any more, and XLA updates it in
+    place. Without this order XLA keeps a copy of every weight of the model: 1 GB at full width.
+    """
+
+    def gradient(dx: tf.Tensor, dw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        element = tf.reshape(dx, [-1])[0]
+        nothing = tf.where(element == element, tf.zeros_like(element), element)  # 0, but XLA cannot know it
+        return dx, dw + nothing
+
+    return (x, w), gradient
+
+
+class Moments(NamedTuple):
+    """Mean and variance of a batch, float32 `[1, 1, C]` each."""
+
+    mean: tf.Tensor
+    variance: tf.Tensor
+
+
+class BatchNorm(snt.Module):
+    """Batch normalisation of `[B, L, C]` over B and L (https://arxiv.org/abs/1502.03167).
+
+    Normalising and moving the averages are two calls, so that what a backward pass computes again moves them once.
+    """
+
+    def __init__(self, name: str = "batch_norm"):
+        super().__init__(name=name)
+        self._moving_mean = snt.ExponentialMovingAverage(0.9, name="moving_mean")
+        self._moving_variance = snt.ExponentialMovingAverage(0.9, name="moving_variance")
+
+    @snt.once
+    def _initialize(self, channels: int) -> None:
+        self._scale = tf.Variable(tf.ones([channels]), name="scale")
+        self._offset = tf.Variable(tf.zeros([channels]), name="offset")
+        for average in (self._moving_mean, self._moving_variance):
+            average.initialize(tf.zeros([1, 1, channels]))
+
+    def __call__(self, x: tf.Tensor, is_training: bool) -> tuple[tf.Tensor, Moments | None]:
+        """x normalised: by the moments of the batch, which come with it, or by the moving averages, and None."""
+        self._initialize(x.shape[-1])
+        wide = tf.cast(x, tf.float32)
+        moments = Moments(*tf.nn.moments(wide, [0, 1], keepdims=True)) if is_training else None
+        mean, variance = moments or (self._moving_mean.value, self._moving_variance.value)
+        y = tf.nn.batch_normalization(wide, mean, variance, self._offset, self._scale, variance_epsilon=1e-5)
+        return tf.cast(y, x.dtype), moments
+
+    def update(self, moments: Moments | None) -> None:
+        """Moves the averages by one step; None, of inference, moves nothing."""
+        if moments is not None:
+            self._moving_mean.update(moments.mean)
+            self._moving_variance.update(moments.variance)
+
+
+class LayerNorm(snt.LayerNorm):
+    """Layer normalisation of the last axis (https://arxiv.org/abs/1607.06450)."""
+
+    def __init__(self, name: str):
+        super().__init__(axis=-1, create_scale=True, create_offset=True, name=name)
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        return tf.cast(super().__call__(tf.cast(x, tf.float32)), x.dtype)
+
+
+def draw_masks(
+    key: tf.Tensor | None, name: str, rate: float, count: int, shape: Sequence[int]
+) -> Sequence[tf.Tensor | None]:
+    """What dropout keeps in `count` layers: bool tensors of one shape, a function of (key, name).
 
     `tf.nn.dropout` and `snt.Dropout` draw from a hidden counter, so a resumed run would differ from one never stopped.
 
     Args:
-        rate: fraction of elements set to 0; the rest is scaled by 1 / (1 - rate).
+        key: int32 `[2]`, (seed, step).
+        name: of the place in a layer, so that places differ.
+        rate: fraction that is dropped; at 0 the masks are None, which keeps everything.
+        count: layers.
+        shape: of one mask.
     """
+    if rate == 0:
+        return [None] * count
+    if key is None:
+        raise ValueError("is_training=True needs key: the int32 pair (seed, step) that dropout is drawn from")
+    salt = zlib.crc32(name.encode()) & 0x7FFFFFFF
+    return tf.unstack(_random_bits(key + [salt, 0], (count, *shape)) >= round(rate * 2**32))
 
-    def __init__(self, rate: float, name: str):
-        super().__init__(name=name)
-        self._rate = rate
-        self._salt = zlib.crc32(self.name_scope.name.encode()) & 0x7FFFFFFF
 
-    def __call__(self, x: tf.Tensor, is_training: bool, key: tf.Tensor | None) -> tf.Tensor:
-        if not is_training or self._rate == 0.0:
-            return x
-        if key is None:
-            raise ValueError(
-                "is_training=True needs key: the int32 pair (seed, step) that dropout is drawn from"
-            )
-        return tf.nn.experimental.stateless_dropout(x, self._rate, seed=key + [self._salt, 0])
+@tf.function(jit_compile=True, autograph=False)
+def _random_bits(key: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
+    """Uniform uint32 by Threefry (https://doi.org/10.1145/2063384.2063405), which TensorFlow has under XLA only.
+
+    Its default, Philox, takes a hundred times as long under XLA, for each call to compile and for each number to draw.
+    """
+    return tf.random.stateless_uniform(
+        shape, seed=key, minval=None, maxval=None, dtype=tf.uint32, alg="threefry"
+    )
+
+
+def dropout(x: tf.Tensor, keep: tf.Tensor | None, rate: float) -> tf.Tensor:
+    """x / (1 - rate) where `keep`, else 0; x as it is where `keep` is None."""
+    return x if keep is None else tf.where(keep, x / (1 - rate), tf.zeros_like(x))
 
 
 class ConvBlock(snt.Module):
-    """Batch normalisation, GELU, convolution: `[B, L, C]` to `[B, L, filters]`."""
+    """Batch normalisation, GELU, convolution: `[B, L, C]` to `[B, L, filters]`, and the moments of the batch."""
 
     def __init__(self, filters: int, width: int, name: str):
         super().__init__(name=name)
-        self._norm = snt.BatchNorm(create_scale=True, create_offset=True, decay_rate=0.9, name="batch_norm")
+        self.norm = BatchNorm()
         # A convolution of width 1 is a matrix product, and runs faster as one.
-        self._conv = (
-            linear(filters, name="pointwise")
-            if width == 1
-            else snt.Conv1D(filters, width, w_init=ZEROS, name="conv")
-        )
+        self._conv = Linear(filters, name="pointwise") if width == 1 else Conv1D(filters, width, name="conv")
 
-    def __call__(self, x: tf.Tensor, is_training: bool) -> tf.Tensor:
-        x = gelu(self._norm(x, is_training=is_training))
-        return apply_flat(self._conv, x) if isinstance(self._conv, snt.Linear) else self._conv(x)
+    def __call__(self, x: tf.Tensor, is_training: bool) -> tuple[tf.Tensor, Moments | None]:
+        x, moments = self.norm(x, is_training)
+        return self._conv(gelu(x)), moments
 
 
 class SoftmaxPool(snt.Module):
@@ -86,17 +195,16 @@ class SoftmaxPool(snt.Module):
 
     def __init__(self, name: str = "pool"):
         super().__init__(name=name)
-        self._logit: snt.Linear | None = None
 
     @snt.once
     def _initialize(self, channels: int) -> None:
-        self._logit = linear(channels, with_bias=False, name="logit")
+        self._logit = Linear(channels, with_bias=False, name="logit")
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         self._initialize(x.shape[-1])
         first, second = _pairs(x)  # [B, L/2, C] each
         difference = first - second
-        return second + tf.nn.sigmoid(apply_flat(self._logit, difference)) * difference
+        return second + tf.nn.sigmoid(self._logit(difference)) * difference
 
 
 class MaxPool(snt.Module):

@@ -47,6 +47,7 @@ class Adam:
     def apply(self, gradients: Sequence[tf.Tensor | None], learning_rate: tf.Tensor) -> None:
         """Moves every variable by one step; one without a gradient (None) stays, and so do its moments."""
         count = tf.cast(self._count.assign_add(1), tf.float32)
+        beta1_power, beta2_power = tf.pow(self._beta1, count), tf.pow(self._beta2, count)
         for variable, (first, second), gradient in zip(self.variables, self._moments, gradients, strict=True):
             if gradient is None:  # the head of another organism
                 continue
@@ -54,8 +55,8 @@ class Adam:
                 var=variable.handle,
                 m=first.handle,
                 v=second.handle,
-                beta1_power=tf.pow(self._beta1, count),
-                beta2_power=tf.pow(self._beta2, count),
+                beta1_power=beta1_power,
+                beta2_power=beta2_power,
                 lr=learning_rate,
                 beta1=self._beta1,
                 beta2=self._beta2,
@@ -99,7 +100,7 @@ def make_step(loss_fn: LossFunction, optimizer: Adam, clip_norm: float = 0.0, co
         `(batch, learning_rate, key)` to scalars by name: `loss`, `gradient_norm` and those of loss_fn.
     """
 
-    @tf.function(jit_compile=compiled)
+    @tf.function(jit_compile=compiled, autograph=False)
     def step(batch: Batch, learning_rate: tf.Tensor, key: tf.Tensor) -> dict[str, tf.Tensor]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(optimizer.variables)

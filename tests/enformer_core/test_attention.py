@@ -36,13 +36,13 @@ def attention(positions, num_heads=4, num_groups=4, key_size=6, value_size=3, wi
     x = tf.constant(RANDOM.normal(size=(2, 5, 8)), tf.float32)
     basis = position_basis(positions, 5, 12, key_size)
     basis = None if basis is None else tf.constant(basis)
-    layer(x, basis, False, None)
+    layer(x, basis)
     for variable in layer.variables:
         variable.assign(RANDOM.normal(size=variable.shape) / 2)
     return (
         {initial.variable_name(v).removeprefix("attention/"): v.numpy() for v in layer.variables},
         x,
-        layer(x, basis, False, None),
+        layer(x, basis),
     )
 
 

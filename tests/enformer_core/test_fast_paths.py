@@ -1,0 +1,102 @@
+"""What is done for speed and memory changes no number: against the plain formulation, written here."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from enformer_core import layers
+from enformer_core.enformer import Enformer, variant
+from enformer_core.losses import poisson
+from toys import toy_config, toy_sequence
+
+KEY = tf.constant([5, 7])
+
+
+def loss_and_gradients(model, *, compiled):
+    """Of one training step on two made-up windows: loss, gradient by variable name, all other variables after it."""
+    sequence = toy_sequence(batch=2)
+    target = tf.constant(np.random.default_rng(1).gamma(1, 1, (2, 14, 3)), tf.float32)
+
+    @tf.function(jit_compile=compiled, autograph=False)
+    def step():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(poisson(target, model(sequence, is_training=True, key=KEY)["human"]))
+        return loss, tape.gradient(loss, model.trainable_variables)
+
+    loss, gradients = step()
+    names = [variable.name for variable in model.trainable_variables]
+    averages = {v.name: v.numpy() for v in model.variables if not v.trainable}
+    return loss, dict(zip(names, gradients, strict=True)), averages
+
+
+def spread_weights(model):
+    """Random weights everywhere: attention starts at zero otherwise, and half of the gradients with it."""
+    random = np.random.default_rng(2)
+    for variable in model.trainable_variables:
+        variable.assign_add(random.normal(size=variable.shape, scale=0.05))
+    return model
+
+
+def assert_equal_steps(one, other):
+    (loss, gradients, averages), (loss2, gradients2, averages2) = one, other
+    np.testing.assert_allclose(loss, loss2, rtol=1e-5)
+    largest = max(np.abs(gradient).max() for gradient in gradients.values())
+    for name, gradient in gradients.items():
+        # Float32 sums in another order: 1e-3 of the largest element of each gradient. What normalisation takes away
+        # again, such as the bias before it, has a gradient of rounding errors alone.
+        tolerance = 1e-3 * np.abs(gradient).max() + 1e-5 * largest
+        np.testing.assert_allclose(gradient, gradients2[name], rtol=0, atol=tolerance, err_msg=name)
+    for name, average in averages.items():
+        np.testing.assert_allclose(average, averages2[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(("name", "compiled"), [("vanilla", True), ("all", False)])
+def test_activations_computed_again_give_the_gradients_of_those_that_were_kept(name, compiled):
+    config = variant(toy_config(heads={"human": 3}), name)
+    kept, again = (spread_weights(Enformer(config, recompute=how)) for how in ("never", "always"))
+    assert_equal_steps(
+        loss_and_gradients(kept, compiled=compiled), loss_and_gradients(again, compiled=compiled)
+    )
+
+
+def test_the_compiled_step_has_the_gradients_of_the_published_formulation(monkeypatch):
+    config = toy_config(heads={"human": 3})
+    fast = loss_and_gradients(spread_weights(Enformer(config, recompute="always")), compiled=True)
+
+    def linear(self, x):
+        self._initialize(x.shape[-1])
+        y = tf.einsum("...i,ij->...j", x, self.w)
+        return y if self.b is None else y + self.b
+
+    def conv(self, x):
+        self._initialize(x.shape[-1])
+        return tf.nn.convolution(x, self.w, padding="SAME") + self.b
+
+    def pool(self, x):
+        self._initialize(x.shape[-1])
+        x = tf.reshape(x, [-1, x.shape[1] // 2, 2, x.shape[2]])
+        return tf.reduce_sum(x * tf.nn.softmax(self._logit(x), axis=2), axis=2)
+
+    monkeypatch.setattr(layers.Linear, "__call__", linear)
+    monkeypatch.setattr(layers.Conv1D, "__call__", conv)
+    monkeypatch.setattr(layers.SoftmaxPool, "__call__", pool)
+    plain = loss_and_gradients(spread_weights(Enformer(config, recompute="never")), compiled=False)
+    assert_equal_steps(fast, plain)
+
+
+def test_long_batches_compute_again_and_short_ones_keep():
+    def marks(batch, length):
+        model = Enformer(toy_config(heads={"human": 3}))
+        graph = tf.function(lambda x: model.trunk(x, True, KEY), autograph=False).get_concrete_function(
+            tf.TensorSpec([batch, length, 4])
+        )
+        return sum(node.op == "IdentityN" for node in graph.graph.as_graph_def().node)
+
+    # Of 48 channels, 2^20 bp are above the limit; a stage that is computed again stands in one node more.
+    assert marks(4, 2**18) > marks(1, 2**18)
+
+
+@pytest.mark.parametrize(("option", "value"), [("precision", "float8"), ("recompute", "sometimes")])
+def test_unknown_ways_to_compute_list_the_known(option, value):
+    with pytest.raises(ValueError, match=f"{option} is '{value}'; it can be "):
+        Enformer(toy_config(), **{option: value})
