@@ -1,107 +1,107 @@
-"""Time and peak memory of one training step: ours against softmax pooling as published.
+"""One training step at 24,576 bp, beside its arithmetic, the PyTorch port and pooling as published.
 
     python benchmarks/training_step.py
 
-The published pooling applies its linear layer to `[B, L/2, 2, C]`, whose weight gradient TensorFlow builds once per
-position; ours is one product of the difference of neighbours. Each case runs in a process of its own, so that its peak
-memory is its own. The published pooling at full width does not fit in 24 GiB, so full width has no reference.
+Human head, batch 1, Poisson loss, Adam, float32. The published pooling applies its linear layer to `[B, L/2, 2, C]`,
+whose weight gradient TensorFlow builds once per position: at full width it does not fit in 24 GiB, so it is measured at
+a quarter of the width. Each case runs in a process of its own, so that its peak memory is its own.
 """
 
-import argparse
 import json
-import os
-import resource
-import subprocess
 import sys
 import time
+from typing import Any
 
-CASES = {
-    "quarter, 4 layers, 24,576 bp, pooling as published": {
-        "preset": "quarter",
-        "layers": 4,
-        "published": True,
-    },
-    "quarter, 4 layers, 24,576 bp": {"preset": "quarter", "layers": 4},
-    "full, 11 layers, 24,576 bp": {"preset": "full", "layers": 11, "limit_gb": 10},
-}
+import pytorch_port
+from measuring import case_of, fastest, forward_gflop, in_child, matrix_rate, one_hot, peak_gb, verdict
+
+LENGTH = 24_576
+ARITHMETIC_LIMIT = 1.5  # of three forward passes' products
+PORT_LIMIT = 0.5
+MEMORY_LIMIT_GB = 6
 
 
-def measure(size: str, layers: int, published: bool, steps: int = 3) -> dict[str, float]:
-    """Seconds of a step (the fastest) and of the first call, and the peak resident memory of this process in GB."""
+def measure(case: dict[str, Any]) -> dict[str, float]:
+    """Seconds of a step and of the first call, peak memory, and the arithmetic of a forward pass."""
     import numpy as np
     import tensorflow as tf
 
-    from enformer_core import layers as blocks
+    from enformer_core import layers
     from enformer_core.enformer import Enformer, preset
     from enformer_core.losses import poisson
     from mlproject.training import Adam, make_step
 
-    if published:
+    if case.get("published"):
 
         def pool(self, x):
             self._initialize(x.shape[-1])
+            self._logit._initialize(x.shape[-1])
             x = tf.reshape(x, [-1, x.shape[1] // 2, 2, x.shape[2]])
-            return tf.reduce_sum(x * tf.nn.softmax(self._logit(x), axis=2), axis=2)
+            return tf.reduce_sum(x * tf.nn.softmax(tf.matmul(x, self._logit.w), axis=2), axis=2)
 
-        blocks.SoftmaxPool.__call__ = pool
+        layers.SoftmaxPool.__call__ = pool
+    length, tracks = case["length"], case.get("tracks", 5313)
     config = preset(
-        size, heads={"human": 5313}, sequence_length=24_576, target_length=None, num_transformer_layers=layers
+        case["preset"],
+        heads={"human": tracks},
+        sequence_length=length,
+        target_length=min(896, length // 128),
+        **case.get("config", {}),
     )
-    model = Enformer(config)
+    began = time.perf_counter()
+    model = Enformer(config, recompute="never" if case.get("published") else "auto")
     optimizer = Adam(model.trainable_variables)
 
     def loss(batch, is_training, key):
-        return tf.reduce_mean(
-            poisson(batch["target"], model(batch["sequence"], is_training, key)["human"])
-        ), {}
+        prediction = model(batch["sequence"], is_training, key)["human"]
+        return tf.reduce_mean(poisson(batch["target"], prediction)), {}
 
-    step = make_step(loss, optimizer, compiled=not published)
-    random = np.random.default_rng(0)
-    batch = {
-        "sequence": tf.constant(np.eye(4, dtype=np.float32)[random.integers(0, 4, (1, 24_576))]),
-        "target": tf.constant(random.gamma(1, 1, (1, 192, 5313)), tf.float32),
+    step = make_step(loss, optimizer, compiled=not case.get("published"))
+    target = np.random.default_rng(0).gamma(1, 1, (1, config.num_bins, tracks))
+    batch = {"sequence": tf.constant(one_hot(length)), "target": tf.constant(target, tf.float32)}
+    found = float(step(batch, 1e-4, np.array([0, 1]))["loss"])
+    first = time.perf_counter() - began
+    seconds = fastest(lambda: float(step(batch, 1e-4, np.array([0, 2]))["loss"]), case["times"])
+    return {
+        "first_s": first,
+        "seconds": seconds,
+        "peak_gb": peak_gb(),  # before the product, whose matrices are not the model's
+        "rate": matrix_rate(),
+        "gflop": forward_gflop(config, length, tracks),
+        "loss": found,
     }
-    seconds = []
-    for count in range(steps + 1):
-        began = time.perf_counter()
-        float(step(batch, 1e-4, np.array([0, count]))["loss"])
-        seconds.append(time.perf_counter() - began)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    return {"step_s": min(seconds[1:]), "first_s": seconds[0], "peak_gb": peak}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--case", help=argparse.SUPPRESS)
-    case = parser.parse_args().case
-    if case:
-        chosen = json.loads(case)
-        print(json.dumps(measure(chosen["preset"], chosen["layers"], chosen.get("published", False))))
+    case = case_of(__doc__)
+    if case is not None:
+        print(json.dumps(measure(case)))
         return 0
-    reference = None
-    met = True
-    for name, chosen in CASES.items():
-        words = [sys.executable, __file__, "--case", json.dumps(chosen)]
-        ended = subprocess.run(
-            words, stdout=subprocess.PIPE, text=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-        )
-        if ended.returncode:
-            print(f"{name}: ended with {ended.returncode}")
-            met = False
-            continue
-        found = json.loads(ended.stdout.splitlines()[-1])
-        line = f"{name}: step {found['step_s']:.2f} s, first {found['first_s']:.1f} s, peak {found['peak_gb']:.1f} GB"
-        if chosen.get("published"):
-            reference = found
-            line += " (the reference)"
-        elif chosen["preset"] == "quarter" and reference:
-            ratios = [found[key] / reference[key] for key in ("step_s", "peak_gb")]
-            line += f"; {ratios[0]:.2f} of the reference's time, {ratios[1]:.2f} of its memory"
-        if limit := chosen.get("limit_gb"):
-            met &= found["peak_gb"] <= limit
-            line += f"; limit {limit} GB: {'met' if found['peak_gb'] <= limit else 'NOT met'}"
-        print(line, flush=True)
-    return 0 if met else 1
+    full = in_child(__file__, {"preset": "full", "length": LENGTH, "times": 5})
+    port = in_child(
+        pytorch_port.__file__, {"kind": "step", "length": LENGTH, "times": 2}, pytorch_port.python()
+    )
+    quarter = {"preset": "quarter", "length": LENGTH, "config": {"num_transformer_layers": 4}, "times": 3}
+    fast, published = in_child(__file__, quarter), in_child(__file__, {**quarter, "published": True})
+    if full is None or port is None or fast is None or published is None:
+        return 1
+    print(
+        f"quarter, 4 layers: {fast['seconds']:.2f} s, {fast['peak_gb']:.1f} GB; pooling as published, without XLA: "
+        f"{published['seconds']:.2f} s, {published['peak_gb']:.1f} GB; ratios "
+        f"{fast['seconds'] / published['seconds']:.2f} and {fast['peak_gb'] / published['peak_gb']:.2f}"
+    )
+    floor = 3 * full["gflop"] / full["rate"]
+    print(
+        f"reference: three forward passes of {full['gflop']:.0f} GFLOP at {full['rate']:.0f} GFLOP/s: {floor:.1f} s"
+    )
+    print(f"PyTorch port: {port['seconds']:.1f} s, peak {port['peak_gb']:.1f} GB")
+    print(f"full: {full['seconds']:.1f} s, peak {full['peak_gb']:.1f} GB")
+    met = [
+        verdict("full / reference", full["seconds"] / floor, ARITHMETIC_LIMIT),
+        verdict("full / PyTorch port", full["seconds"] / port["seconds"], PORT_LIMIT),
+        verdict("full, peak memory", full["peak_gb"], MEMORY_LIMIT_GB, " GB"),
+    ]
+    return 0 if all(met) else 1
 
 
 if __name__ == "__main__":

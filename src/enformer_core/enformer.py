@@ -240,8 +240,8 @@ class Enformer(snt.Module):
     Args:
         config: sizes and switches.
         seed: initial weights are a function of it and of each variable's name and shape.
-        precision: `float32`, or `bfloat16`: activations and products of the trunk in bfloat16; variables, sums of
-            normalisations, the softmax of attention and the heads stay float32.
+        precision: of training, `float32` or `bfloat16`: activations and products of the trunk in bfloat16; variables,
+            sums of normalisations, the softmax of attention and the heads stay float32, and so does inference.
         recompute: whether a training step keeps the activations of stem and tower, or computes them again in its
             backward pass: `always`, `never`, or `auto`, which is by the length and size of the batch.
 
@@ -293,7 +293,8 @@ class Enformer(snt.Module):
         config = self.config
         length = sequence.shape[1]
         check_lengths(length, None)
-        x = tf.cast(komlos(sequence) if config.encoding == "komlos" else sequence, self._dtype)
+        dtype = self._dtype if is_training else tf.float32
+        x = tf.cast(komlos(sequence) if config.encoding == "komlos" else sequence, dtype)
         recompute = is_training and self._recomputes(sequence)
         stages: list[Stem | TowerBlock] = [self._stem, *self._tower]
         for stage in stages:
@@ -304,7 +305,7 @@ class Enformer(snt.Module):
         basis = position_basis(
             config.positions, bins, config.num_position_features, config.attention_key_size
         )
-        basis = None if basis is None else tf.constant(basis, self._dtype)
+        basis = None if basis is None else tf.constant(basis, dtype)
         everything = [Masks()] * config.num_transformer_layers
         masks = draw_layers(config, key, batch, bins) if is_training else everything
         for block, keep in zip(self._transformer, masks, strict=True):

@@ -14,17 +14,16 @@ import pkgutil
 import re
 import signal
 import sys
-import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from mlproject import commands, options, stopping
+from mlproject import commands, compilation, options, stderr, stopping
 from mlproject.errors import InputError, OutOfMemory, Stopped
 
-# Error 303 is a machine without a GPU driver; a driver that is there and fails has other numbers, which are shown.
+# What TensorFlow logs when it starts, which TF_CPP_MIN_LOG_LEVEL does not reach. Error 303 is a machine without a GPU
+# driver; a driver that is there and fails has other numbers, which are shown.
 _GREETING = re.compile(
     rb"WARNING: All log messages before absl|I0000 |To enable the following instructions|E0000 .*cuInit.*\(303\)"
 )
@@ -33,6 +32,7 @@ _GREETING = re.compile(
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; help pages raise SystemExit(0)."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read by TensorFlow when it is first imported
+    compilation.enable()
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
@@ -91,30 +91,11 @@ def _module(command: str) -> ModuleType:
     if command not in names:
         hint = options.nearest(command, names)
         raise InputError(f"unknown command {command!r}{hint}; there are: {', '.join(names) or 'none'}")
-    with _without_greetings():
+    with stderr.without(_GREETING):
         module = importlib.import_module(f"{commands.__name__}.{command}")
         if tensorflow := sys.modules.get("tensorflow"):
             tensorflow.config.list_physical_devices()  # it looks for a GPU here, or else in the middle of the work
         return module
-
-
-@contextmanager
-def _without_greetings() -> Iterator[None]:
-    """Keeps off stderr what TensorFlow logs when it starts, which TF_CPP_MIN_LOG_LEVEL does not reach."""
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as caught:
-        os.dup2(caught.fileno(), 2)
-        try:
-            yield
-        finally:
-            sys.stderr.flush()
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            caught.seek(0)
-            for line in caught:
-                if not _GREETING.match(line):
-                    os.write(2, line)
 
 
 def _overview() -> str:

@@ -10,6 +10,7 @@ import tensorflow as tf
 from enformer_core.enformer import Enformer, EnformerConfig
 from enformer_core.losses import poisson
 from enformer_core.saved_model import Predictor
+from mlproject import compilation
 from mlproject.data.batches import evaluation_batches
 from mlproject.data.records import TrackDataset
 from mlproject.evaluation import Evaluation, evaluate
@@ -24,6 +25,8 @@ class Bench:
         datasets: one for each head.
         batch_size: windows of a training step and of an evaluation.
         clip_norm: gradients are scaled down to this global norm; 0 leaves them as they are.
+        precision: of training steps, as `Enformer` takes it.
+        recompute: whether training steps compute activations again, as `Enformer` takes it.
         loss_names: what the loss of each head is called in the scalars of a step.
     """
 
@@ -34,10 +37,12 @@ class Bench:
         *,
         batch_size: int,
         clip_norm: float,
+        precision: str = "float32",
+        recompute: str = "auto",
         loss_names: Mapping[str, str],
     ):
         self.datasets = datasets
-        self.model = Enformer(config)
+        self.model = Enformer(config, precision=precision, recompute=recompute)
         self.optimizer = Adam(self.model.trainable_variables)
         self.predictor = Predictor(self.model)
         self.seconds_evaluating = 0.0
@@ -46,11 +51,12 @@ class Bench:
         self._steps = {name: make_step(self._loss(name), self.optimizer, clip_norm) for name in datasets}
         # The first call of a function traces and compiles it. Doing that on a batch of zeros keeps it out of the time
         # of the steps; the weights are made new afterwards.
-        for name, tracks in config.heads.items():
-            sequence = tf.zeros([batch_size, config.sequence_length, 4])
-            target = tf.zeros([batch_size, config.num_bins, tracks])
-            self._steps[name]({"sequence": sequence, "target": target}, 0.0, np.zeros(2, np.int32))
-            self.predictor.predict(sequence, name)
+        with compilation.compiling():
+            for name, tracks in config.heads.items():
+                sequence = tf.zeros([batch_size, config.sequence_length, 4])
+                target = tf.zeros([batch_size, config.num_bins, tracks])
+                self._steps[name]({"sequence": sequence, "target": target}, 0.0, np.zeros(2, np.int32))
+                self.predictor.predict(sequence, name)
 
     def _loss(self, head: str) -> LossFunction:
         def loss(batch: Batch, is_training: bool, key: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
@@ -68,13 +74,14 @@ class Bench:
     def evaluate(self, subset: str, limit: int) -> dict[str, Evaluation]:
         """Pearson r and R2 for each organism, over the first `limit` batches of a split."""
         began = time.perf_counter()
-        found = {
-            organism: evaluate(
-                functools.partial(self.predictor.predict, head=organism),
-                evaluation_batches(dataset, subset, batch_size=self._batch_size, limit=limit),
-                dataset.statistics.num_targets,
-            )
-            for organism, dataset in self.datasets.items()
-        }
+        with compilation.compiling():  # a last, smaller batch
+            found = {
+                organism: evaluate(
+                    functools.partial(self.predictor.predict, head=organism),
+                    evaluation_batches(dataset, subset, batch_size=self._batch_size, limit=limit),
+                    dataset.statistics.num_targets,
+                )
+                for organism, dataset in self.datasets.items()
+            }
         self.seconds_evaluating += time.perf_counter() - began
         return found

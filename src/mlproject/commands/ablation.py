@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from enformer_core import checkpoints, initial
 from enformer_core.enformer import VARIANTS, EnformerConfig, preset, variant
-from mlproject import __version__, reporting, stopping
+from mlproject import __version__, precision, reporting, stopping
 from mlproject.bench import Bench
 from mlproject.data.batches import training_batches
 from mlproject.data.demo import demo_dataset
@@ -61,6 +61,10 @@ class Options:
     """Windows of a training step."""
     clip_norm: float = 0.0
     """Gradients are scaled down to this global norm; 0 leaves them as they are."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of training steps: float32, or bfloat16 (variables, sums of normalisations and heads stay float32)."""
+    recompute: Literal["auto", "always", "never"] = "auto"
+    """Whether steps compute activations again for the gradients: less memory, a quarter more time; auto: long input."""
     reverse_complement: bool = False
     """Show each training window on a strand drawn at random."""
     max_shift: int = 0
@@ -80,7 +84,7 @@ class Options:
 
 
 # What may differ between two commands that continue the same grid.
-_NOT_OF_THE_GRID = ("data", "variants", "seeds", "work_dir", "experiment", "checkpoint_seconds")
+_NOT_OF_THE_GRID = ("data", "variants", "seeds", "recompute", "work_dir", "experiment", "checkpoint_seconds")
 
 
 def check(options: Options) -> None:
@@ -108,6 +112,7 @@ def check(options: Options) -> None:
         if getattr(options, name) < 0:
             raise InputError(f"--{name}: found {getattr(options, name)}; it cannot be negative")
     _open(options)
+    precision.require(options.precision)
 
 
 def run(options: Options, run: "Run") -> int:
@@ -229,7 +234,7 @@ def _train_grid(
             except tf.errors.ResourceExhaustedError as error:
                 raise OutOfMemory(
                     f"{label}: out of memory with --preset {options.preset} --batch_size {options.batch_size} "
-                    f"({one_line(error)}); choose a smaller one, what is trained already is kept"
+                    f"({one_line(error)}); choose a smaller one or --recompute always, what is trained already is kept"
                 ) from None
             except InputError:  # what the user can mend would fail the other runs too
                 raise
@@ -251,6 +256,7 @@ _SHARED_PARAMS = (
     "learning_rate",
     "batch_size",
     "clip_norm",
+    "precision",
     "reverse_complement",
     "max_shift",
 )
@@ -273,6 +279,8 @@ def _bench(options: Options, datasets: Mapping[str, TrackDataset], config: Enfor
         datasets,
         batch_size=options.batch_size,
         clip_norm=options.clip_norm,
+        precision=options.precision,
+        recompute=options.recompute,
         loss_names={organism: _prefix("loss", organism, options) for organism in datasets},
     )
 

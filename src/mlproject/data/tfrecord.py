@@ -6,6 +6,9 @@ many bytes, masked CRC-32C of the bytes (uint32), all little-endian
 loading TensorFlow, and a reader can tell a file that was cut from one that ended: the ZLIB trailer holds the
 length's end and an Adler-32 sum of all bytes, and TensorFlow's own reader takes a missing trailer for the end
 of the data.
+
+Files are read with zlib-ng, which inflates in half of the time of zlib. They are written with zlib as before, so that
+a dataset built again has the manifest it had.
 """
 
 import os
@@ -15,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import google_crc32c
+from zlib_ng import zlib_ng
 
 from mlproject.errors import InputError
 
@@ -120,7 +124,7 @@ def read_records(path: str | os.PathLike) -> Iterator[bytes]:
     def damaged(what: str) -> InputError:
         return InputError(f"{path}: is truncated or corrupt ({what}); copy it again or rebuild the dataset.")
 
-    decompressor = zlib.decompressobj()
+    decompressor = zlib_ng.decompressobj()
     buffer = bytearray()
     number = 0
     try:
@@ -153,7 +157,7 @@ def read_records(path: str | os.PathLike) -> Iterator[bytes]:
                 raise damaged(f"it ends inside record {number}")
             if decompressor.unused_data or file.read(1):
                 raise damaged("bytes follow the end of the ZLIB stream")
-    except zlib.error as error:
+    except zlib_ng.error as error:
         raise damaged(str(error)) from None
     except OSError as error:
         raise InputError(f"{Path(path)}: cannot be read ({error.strerror}).") from None

@@ -1,0 +1,95 @@
+"""In processes of their own: TensorFlow reads where the cache is only once."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from mlproject import compilation
+
+PROGRAM = """
+from mlproject import compilation
+compilation.enable()
+import tensorflow as tf
+
+@tf.function(jit_compile=True, autograph=False)
+def product(x):
+    return tf.reduce_sum(tf.sin(x) @ tf.cos(x))
+
+with compilation.compiling():
+    print(float(product(tf.reshape(tf.range(10_000.0), [100, 100]))))
+"""
+
+
+def run(store):
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            compilation.FOLDER_VARIABLE: str(store),
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "cpu_aot_loader" not in ended.stderr
+    assert "text_format" not in ended.stderr
+    return float(ended.stdout)
+
+
+def entries(store):
+    return sorted(store.glob("*/*.pb.*"))
+
+
+def test_a_second_process_loads_what_the_first_compiled(tmp_path):
+    first = run(tmp_path)
+    (entry,) = entries(tmp_path)
+    written = entry.stat().st_mtime_ns
+    assert run(tmp_path) == first  # bit for bit
+    assert entries(tmp_path) == [entry]
+    assert entry.stat().st_mtime_ns > written  # used again
+    assert not list(tmp_path.glob("*/process-*"))  # each leaves nothing but entries
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "empty"])
+def test_a_damaged_entry_is_compiled_anew(tmp_path, damage):
+    first = run(tmp_path)
+    (entry,) = entries(tmp_path)
+    sound = entry.read_bytes()
+    middle = len(sound) // 2
+    changed = sound[:middle] + bytes([sound[middle] ^ 255]) + sound[middle + 1 :]
+    entry.write_bytes({"cut": sound[:middle], "changed": changed, "empty": b""}[damage])
+    assert run(tmp_path) == first
+    (again,) = entries(tmp_path)
+    assert again.stat().st_size == len(sound)
+
+
+def test_a_store_that_cannot_be_written_is_done_without(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    assert run(tmp_path / "file") == run(tmp_path / "fresh")
+    assert (tmp_path / "file").read_text() == "not a folder"
+
+
+def test_the_store_is_in_the_cache_of_the_user_unless_it_is_off(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    run("off")
+    assert not (tmp_path / "mlproject").exists()
+    run("")
+    assert entries(tmp_path / "mlproject" / "xla")
+
+
+def test_what_was_used_longest_ago_goes_when_the_store_is_full(tmp_path, monkeypatch):
+    process = tmp_path / "process-1"
+    process.mkdir()
+    for age, name in enumerate(("new", "old", "oldest")):
+        path = tmp_path / f"{name}.pb.0"
+        path.write_bytes(bytes(100))
+        os.utime(path, (1e9 - age, 1e9 - age))
+    (process / "compiled.pb").write_bytes(bytes(100))
+    monkeypatch.setattr(compilation, "_process_folder", process)
+    monkeypatch.setattr(compilation, "MAX_BYTES", 250)
+    compilation.keep()
+    assert sorted(path.name.split(".")[0] for path in tmp_path.glob("*.pb.*")) == ["compiled", "new"]
