@@ -105,7 +105,8 @@ def training_batches(
             for position, (sequence, target) in enumerate(windows(number, skip), skip):
                 if flips[position]:
                     sequence = _CODES_OF_OTHER_STRAND[sequence[::-1]]
-                    target = target[::-1, swap]
+                    # [::-1, swap] in one would lie transposed in memory, slow to stack
+                    target = np.take(target, swap, axis=1)[::-1]
                 yield Example(_shifted(sequence, int(shifts[position])), target)
             skip = 0
 

@@ -157,7 +157,7 @@ def read_records(path: str | os.PathLike) -> Iterator[bytes]:
                 raise damaged(f"it ends inside record {number}")
             if decompressor.unused_data or file.read(1):
                 raise damaged("bytes follow the end of the ZLIB stream")
-    except zlib_ng.error as error:
+    except zlib_ng.error as error:  # type: ignore[misc]  # its stub calls the class a value
         raise damaged(str(error)) from None
     except OSError as error:
         raise InputError(f"{Path(path)}: cannot be read ({error.strerror}).") from None

@@ -1,5 +1,6 @@
 import itertools
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -146,6 +147,51 @@ def test_a_stored_nan_names_shard_and_track(dataset, source, tmp_path, bad):
         dataset.manifest[shard.name]["bytes"] = shard.stat().st_size
     with pytest.raises(InputError, match=r"train-1\.tfr: .* track 1 \(NA, CAGE:two \+\) is NaN or infinite"):
         take(dataset, 10, tmp_path, batch_size=1, seed=0)
+
+
+def test_damage_comes_after_the_batches_before_it(dataset, monkeypatch):
+    monkeypatch.setattr(batches, "MEMORY_BUDGET", 0)
+    evaluation = evaluation_batches(dataset, "train", batch_size=2)
+    shard = dataset.shards("train")[1]
+    shard.write_bytes(shard.read_bytes()[:-4])
+    stream = iter(evaluation)
+    assert [len(next(stream)["target"]) for _ in range(2)] == [2, 2]
+    with pytest.raises(InputError, match=r"train-1\.tfr: is truncated or corrupt"):
+        list(stream)
+    assert list(stream) == []
+
+
+@pytest.mark.parametrize("seen", [0, 1, 7])
+@pytest.mark.parametrize("end", ["close", "forget", "evaluation"])
+def test_a_stream_left_early_leaves_no_thread(toy_dataset, tmp_path, monkeypatch, seen, end):
+    monkeypatch.setattr(batches, "MEMORY_BUDGET", 0)
+    before = set(threading.enumerate())
+    if end == "evaluation":
+        stream = iter(evaluation_batches(toy_dataset, "train", batch_size=1))
+    else:
+        stream = training_batches(toy_dataset, batch_size=1, seed=0, work_dir=tmp_path / "work")
+    assert len(list(itertools.islice(stream, seen))) == seen
+    if end == "forget":
+        del stream
+    else:
+        stream.close()
+    assert set(threading.enumerate()) <= before
+
+
+def test_the_next_batch_is_made_while_one_is_in_use(toy_dataset, tmp_path, monkeypatch):
+    second = threading.Event()
+
+    def batched(examples, batch_size):
+        yield "first"
+        second.set()
+        yield "second"
+
+    monkeypatch.setattr(batches, "MEMORY_BUDGET", 0)
+    monkeypatch.setattr(batches, "_batched", batched)
+    stream = training_batches(toy_dataset, batch_size=1, seed=0, work_dir=tmp_path / "work")
+    assert next(stream) == "first"
+    assert second.wait(timeout=30)
+    assert list(stream) == ["second"]
 
 
 def test_a_missing_window_is_noticed(dataset, source, tmp_path):
