@@ -72,31 +72,43 @@ def matrix_rate() -> float:
     return 2 * size**3 / 1e9 / fastest(lambda: tf.matmul(a, b).numpy(), 10)
 
 
-def forward_gflop(config: Any, length: int, tracks: int) -> float:
+def forward_gflop(config: Any) -> float:
     """Multiplications and additions of the matrix products of one forward pass as published, in 10^9.
 
     Pooling counts with its published projection of every position; ours needs half of it.
     """
     from enformer_core.enformer import BIN_SIZE_BP, tower_filters
 
-    channels, positions = config.channels // 2, length
+    channels, positions = config.channels // 2, config.sequence_length
     products = positions * 15 * 4 * channels
     filters = tower_filters(config.channels, config.divisible_by)
     for width, size in zip((0, *[5] * len(filters)), (channels, *filters), strict=True):
         # convolution, pointwise, pooling
         products += positions * (width * channels * size + 2 * size * size)
         channels, positions = size, positions // 2
-    bins, keys = length // BIN_SIZE_BP, config.num_heads * config.attention_key_size
+    bins, keys = config.sequence_length // BIN_SIZE_BP, config.num_heads * config.attention_key_size
     layer = bins * channels * (2 * keys + 2 * channels)  # query and key, value and output
     layer += (2 * bins - 1) * config.num_position_features * keys
     layer += (
         bins * keys * (bins + 2 * bins - 1) + bins * bins * channels
     )  # content, positions, weighted values
     layer += bins * channels * 4 * channels
-    cropped = config.target_length or bins
     products += config.num_transformer_layers * layer
-    products += cropped * 2 * channels * (channels + tracks)
+    products += config.num_bins * 2 * channels * (channels + sum(config.heads.values()))
     return 2 * products / 1e9
+
+
+def config_of(case: Mapping[str, Any]) -> Any:
+    """The `EnformerConfig` of a case: `preset`, `length` in bp, `heads` (tracks by name), `config` (other fields)."""
+    from enformer_core.enformer import BIN_SIZE_BP, preset
+
+    return preset(
+        case["preset"],
+        heads=case.get("heads", {"human": 5313}),
+        sequence_length=case["length"],
+        target_length=min(896, case["length"] // BIN_SIZE_BP),
+        **case.get("config", {}),
+    )
 
 
 def one_hot(length: int) -> Any:

@@ -13,7 +13,17 @@ import time
 from typing import Any
 
 import pytorch_port
-from measuring import case_of, fastest, forward_gflop, in_child, matrix_rate, one_hot, peak_gb, verdict
+from measuring import (
+    case_of,
+    config_of,
+    fastest,
+    forward_gflop,
+    in_child,
+    matrix_rate,
+    one_hot,
+    peak_gb,
+    verdict,
+)
 
 LENGTH = 24_576
 ARITHMETIC_LIMIT = 1.5  # of three forward passes' products
@@ -27,8 +37,9 @@ def measure(case: dict[str, Any]) -> dict[str, float]:
     import tensorflow as tf
 
     from enformer_core import layers
-    from enformer_core.enformer import Enformer, preset
+    from enformer_core.enformer import Enformer
     from enformer_core.losses import poisson
+    from mlproject import compilation
     from mlproject.training import Adam, make_step
 
     if case.get("published"):
@@ -40,14 +51,7 @@ def measure(case: dict[str, Any]) -> dict[str, float]:
             return tf.reduce_sum(x * tf.nn.softmax(tf.matmul(x, self._logit.w), axis=2), axis=2)
 
         layers.SoftmaxPool.__call__ = pool
-    length, tracks = case["length"], case.get("tracks", 5313)
-    config = preset(
-        case["preset"],
-        heads={"human": tracks},
-        sequence_length=length,
-        target_length=min(896, length // 128),
-        **case.get("config", {}),
-    )
+    config = config_of(case)
     began = time.perf_counter()
     model = Enformer(config, recompute="never" if case.get("published") else "auto")
     optimizer = Adam(model.trainable_variables)
@@ -57,9 +61,13 @@ def measure(case: dict[str, Any]) -> dict[str, float]:
         return tf.reduce_mean(poisson(batch["target"], prediction)), {}
 
     step = make_step(loss, optimizer, compiled=not case.get("published"))
-    target = np.random.default_rng(0).gamma(1, 1, (1, config.num_bins, tracks))
-    batch = {"sequence": tf.constant(one_hot(length)), "target": tf.constant(target, tf.float32)}
-    found = float(step(batch, 1e-4, np.array([0, 1]))["loss"])
+    target = np.random.default_rng(0).gamma(1, 1, (1, config.num_bins, config.heads["human"]))
+    batch = {
+        "sequence": tf.constant(one_hot(config.sequence_length)),
+        "target": tf.constant(target, tf.float32),
+    }
+    with compilation.compiling():
+        found = float(step(batch, 1e-4, np.array([0, 1]))["loss"])
     first = time.perf_counter() - began
     seconds = fastest(lambda: float(step(batch, 1e-4, np.array([0, 2]))["loss"]), case["times"])
     return {
@@ -67,7 +75,7 @@ def measure(case: dict[str, Any]) -> dict[str, float]:
         "seconds": seconds,
         "peak_gb": peak_gb(),  # before the product, whose matrices are not the model's
         "rate": matrix_rate(),
-        "gflop": forward_gflop(config, length, tracks),
+        "gflop": forward_gflop(config),
         "loss": found,
     }
 

@@ -59,8 +59,8 @@ VARIANTS = tuple(_SWITCHES)
 FAMILIES = ("enformer", "ecozoi")
 PRECISIONS = ("float32", "bfloat16")
 RECOMPUTE = ("auto", "always", "never")
-# bp x channels of a batch; above it the activations of stem and tower at full width take more than 0.8 GB.
-RECOMPUTE_ABOVE = 32 * 2**20
+# bp x channels of a batch; below it stem and tower keep up to about a GB.
+RECOMPUTE_ABOVE = 64 * 2**20
 _CHOICES = {
     "family": FAMILIES,
     "encoding": ("one_hot", "komlos"),
@@ -127,6 +127,11 @@ class EnformerConfig:
         if self.channels % self.divisible_by:
             raise ValueError(
                 f"channels is {self.channels}; it must be a multiple of divisible_by {self.divisible_by}"
+            )
+        if not all(tower_filters(self.channels, self.divisible_by)):
+            raise ValueError(
+                f"divisible_by is {self.divisible_by}, of which half of channels {self.channels} rounds to none; "
+                f"it can be up to {self.channels // 2}"
             )
         if self.num_position_features % 6:
             raise ValueError(
@@ -242,8 +247,8 @@ class Enformer(snt.Module):
         seed: initial weights are a function of it and of each variable's name and shape.
         precision: of training, `float32` or `bfloat16`: activations and products of the trunk in bfloat16; variables,
             sums of normalisations, the softmax of attention and the heads stay float32, and so does inference.
-        recompute: whether a training step keeps the activations of stem and tower, or computes them again in its
-            backward pass: `always`, `never`, or `auto`, which is by the length and size of the batch.
+        recompute: whether a training step computes stem and tower again, stage by stage, in its backward pass, or keeps
+            what came out of their layers: `always`, `never`, or `auto`, which is by the length and size of the batch.
 
     Raises:
         ValueError: a precision or recompute that is none of these.

@@ -108,14 +108,17 @@ class BatchNorm(snt.Module):
         for average in (self._moving_mean, self._moving_variance):
             average.initialize(tf.zeros([1, 1, channels]))
 
-    def __call__(self, x: tf.Tensor, is_training: bool) -> tuple[tf.Tensor, Moments | None]:
-        """x normalised: by the moments of the batch, which come with it, or by the moving averages, and None."""
+    def moments(self, x: tf.Tensor) -> Moments:
+        """Those of a batch."""
+        return Moments(*tf.nn.moments(tf.cast(x, tf.float32), [0, 1], keepdims=True))
+
+    def __call__(self, x: tf.Tensor, moments: Moments | None) -> tf.Tensor:
+        """x normalised by the moments of its batch, or by the moving averages where they are None."""
         self._initialize(x.shape[-1])
-        wide = tf.cast(x, tf.float32)
-        moments = Moments(*tf.nn.moments(wide, [0, 1], keepdims=True)) if is_training else None
         mean, variance = moments or (self._moving_mean.value, self._moving_variance.value)
+        wide = tf.cast(x, tf.float32)
         y = tf.nn.batch_normalization(wide, mean, variance, self._offset, self._scale, variance_epsilon=1e-5)
-        return tf.cast(y, x.dtype), moments
+        return tf.cast(y, x.dtype)
 
     def update(self, moments: Moments | None) -> None:
         """Moves the averages by one step; None, of inference, moves nothing."""
@@ -182,8 +185,14 @@ class ConvBlock(snt.Module):
         self._conv = Linear(filters, name="pointwise") if width == 1 else Conv1D(filters, width, name="conv")
 
     def __call__(self, x: tf.Tensor, is_training: bool) -> tuple[tf.Tensor, Moments | None]:
-        x, moments = self.norm(x, is_training)
-        return self._conv(gelu(x)), moments
+        if not is_training:
+            return self._compute(x, None), None
+        moments = self.norm.moments(x)
+        # Of the three arrays of a block two are elementwise in the third: cheaper to compute again than to keep.
+        return tf.recompute_grad(self._compute)(x, moments), moments
+
+    def _compute(self, x: tf.Tensor, moments: Moments | None) -> tf.Tensor:
+        return self._conv(gelu(self.norm(x, moments)))
 
 
 class SoftmaxPool(snt.Module):

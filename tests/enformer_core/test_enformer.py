@@ -167,6 +167,7 @@ def test_contribution_scores_equal_finite_differences():
         ({"sequence_length": 1000}, "multiples of 128 bp, such as 1024"),
         ({"sequence_length": 2048, "target_length": 17}, "give 1 to 16 bins"),
         ({"channels": 100}, "multiple of divisible_by"),
+        ({"divisible_by": 48}, "of which half of channels 48 rounds to none; it can be up to 24"),
         ({"num_heads": 5}, "num_heads 5"),
         ({"num_position_features": 25}, "multiple of 6"),
         ({"positions": "rotary", "key_size": 15}, "even"),

@@ -60,7 +60,7 @@ def test_convolution_equals_a_sum_over_shifts_with_zeros_beyond_the_ends():
 def test_layers_compute_in_the_dtype_of_what_comes_in_and_keep_float32_variables():
     x = tf.constant(RANDOM.normal(size=(2, 8, 4)), tf.float64)  # any dtype but float32 that every host can do
     for layer in (Linear(3, name="linear"), BatchNorm()):
-        y = layer(x) if isinstance(layer, Linear) else layer(x, True)[0]
+        y = layer(x) if isinstance(layer, Linear) else layer(x, layer.moments(x))
         assert y.dtype == tf.float64
         assert {v.dtype for v in layer.trainable_variables} == {tf.float32}
 
@@ -87,15 +87,15 @@ def test_a_gradient_of_the_input_that_is_nan_shows_in_that_of_the_weight():
 def test_batch_norm_follows_the_formula_and_moves_its_averages_only_when_told():
     x = RANDOM.normal(3, 2, size=(4, 50, 3)).astype(np.float32)
     norm = BatchNorm()
-    y, moments = norm(tf.constant(x), True)
+    moments = norm.moments(tf.constant(x))
+    y = norm(tf.constant(x), moments)
     mean, variance = x.mean((0, 1)), x.var((0, 1))
     np.testing.assert_allclose(y, (x - mean) / np.sqrt(variance + 1e-5), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(norm(tf.constant(x), False)[0], x / np.sqrt(1e-5), rtol=1e-5)  # averages of 0
+    np.testing.assert_allclose(norm(tf.constant(x), None), x / np.sqrt(1e-5), rtol=1e-5)  # averages of 0
     for _ in range(2):
         norm.update(moments)
     # The averages are corrected for their start at 0, so two equal updates give the value itself.
-    y, none = norm(tf.constant(x), False)
-    assert none is None
+    y = norm(tf.constant(x), None)
     np.testing.assert_allclose(y, (x - mean) / np.sqrt(variance + 1e-5), rtol=1e-4, atol=1e-5)
 
 
