@@ -10,7 +10,6 @@ not travel. `--values`, for small sizes, also writes what TensorFlow computes fr
 
 import argparse
 import dataclasses
-import inspect
 import json
 import lzma
 import re
@@ -30,7 +29,7 @@ sys.path.insert(0, str(ROOT / "src"))
 from enformer_core.enformer import Enformer, EnformerConfig
 from enformer_core.initial import variable_name
 from enformer_core.losses import poisson
-from mlproject.training import Adam, make_step
+from mlproject.training import Adam, step_function
 
 DTYPES = {"f32": "float32", "i32": "int32", "i64": "int64"}
 LEARNING_RATE = 1e-3
@@ -83,9 +82,7 @@ def export(folder: Path, config: EnformerConfig, batch: int, values: bool) -> di
             poisson(batch["target"], model(batch["sequence"], is_training, key)["human"])
         ), {}
 
-    step = inspect.getclosurevars(make_step(loss, optimizer)).nonlocals[
-        "step"
-    ]  # the TensorFlow function in it
+    step = step_function(loss, optimizer)
     inputs = [
         input_plan("sequence", [batch, config.sequence_length, 4], fill="one_hot"),
         input_plan("target", [batch, config.num_bins, config.heads["human"]], fill="exponential"),
@@ -96,7 +93,7 @@ def export(folder: Path, config: EnformerConfig, batch: int, values: bool) -> di
     arguments = ({"sequence": sequence, "target": target}, *rest)
     traced = step.get_concrete_function(*arguments)
 
-    named = {variable_name(variable): variable for variable in model.variables} | optimizer._slots()
+    named = {variable_name(variable): variable for variable in model.variables} | optimizer.slots()
     names = {id(variable.handle): name for name, variable in named.items()}
     captured = [names[id(handle)] for handle in traced.captured_inputs]
     trained = {variable_name(variable) for variable in optimizer.variables}

@@ -31,11 +31,11 @@ class Predictor(tf.Module):
             outputs = traced(sequence)
             return outputs if isinstance(outputs, dict) else {next(iter(model.heads)): outputs}
 
-        self.__call__ = tf.function(predict, input_signature=signature)
+        self.__call__ = tf.function(predict, input_signature=signature, autograph=False)
         traced = self.__call__.get_concrete_function()
-        self._serve = tf.function(serve, input_signature=signature)
+        self._serve = tf.function(serve, input_signature=signature, autograph=False)
         # XLA compiles once for each size of batch; a SavedModel goes without it and runs anywhere.
-        self._compiled = tf.function(traced, jit_compile=True)
+        self._compiled = tf.function(traced, jit_compile=True, autograph=False)
 
     def predict(self, sequence: tf.Tensor, head: str) -> tf.Tensor:
         """`[B, bins, tracks]` of one head, compiled for this process."""

@@ -66,19 +66,20 @@ class Adam:
 
     def reset(self) -> None:
         """Back to the state before the first step."""
-        for slot in self._slots().values():
+        for slot in self.slots().values():
             slot.assign(tf.zeros_like(slot))
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything that the next step depends on, by name."""
-        return {name: slot.numpy() for name, slot in self._slots().items()}
+        return {name: slot.numpy() for name, slot in self.slots().items()}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Sets what `state` returned."""
-        for name, slot in self._slots().items():
+        for name, slot in self.slots().items():
             slot.assign(state[name])
 
-    def _slots(self) -> dict[str, tf.Variable]:
+    def slots(self) -> dict[str, tf.Variable]:
+        """The count of steps and the two moments of each variable, by name."""
         slots = {"count": self._count}
         for variable, (first, second) in zip(self.variables, self._moments, strict=True):
             slots[f"first/{variable_name(variable)}"] = first
@@ -87,7 +88,19 @@ class Adam:
 
 
 def make_step(loss_fn: LossFunction, optimizer: Adam, clip_norm: float = 0.0, compiled: bool = True) -> Step:
-    """One training step as a TensorFlow function.
+    """One training step: `(batch, learning_rate, key)` to what `step_function` gives; arguments as there."""
+    step = step_function(loss_fn, optimizer, clip_norm, compiled)
+
+    def call(batch: Batch, learning_rate: float, key: np.ndarray) -> dict[str, tf.Tensor]:
+        return step(batch, tf.constant(learning_rate, tf.float32), tf.constant(key, tf.int32))
+
+    return call
+
+
+def step_function(
+    loss_fn: LossFunction, optimizer: Adam, clip_norm: float = 0.0, compiled: bool = True
+) -> tf.types.experimental.PolymorphicFunction:
+    """One training step as a TensorFlow function of tensors.
 
     Args:
         loss_fn: `(batch, is_training, key)` to (scalar loss, more scalars by name); key is int32 `[2]`, (seed, step),
@@ -100,7 +113,9 @@ def make_step(loss_fn: LossFunction, optimizer: Adam, clip_norm: float = 0.0, co
         `(batch, learning_rate, key)` to scalars by name: `loss`, `gradient_norm` and those of loss_fn.
     """
 
-    @tf.function(jit_compile=compiled, autograph=False)
+    @tf.function(
+        jit_compile=compiled, autograph=False
+    )  # nothing in a model is Python that autograph would turn
     def step(batch: Batch, learning_rate: tf.Tensor, key: tf.Tensor) -> dict[str, tf.Tensor]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(optimizer.variables)
@@ -112,10 +127,7 @@ def make_step(loss_fn: LossFunction, optimizer: Adam, clip_norm: float = 0.0, co
         optimizer.apply(gradients, learning_rate)
         return {"loss": loss, "gradient_norm": norm, **scalars}
 
-    def call(batch: Batch, learning_rate: float, key: np.ndarray) -> dict[str, tf.Tensor]:
-        return step(batch, tf.constant(learning_rate, tf.float32), tf.constant(key, tf.int32))
-
-    return call
+    return step
 
 
 @dataclasses.dataclass(frozen=True)

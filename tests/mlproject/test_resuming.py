@@ -38,12 +38,12 @@ def training(tmp_path):
 
 
 def mark(model, optimizer, value):
-    for variable in (*model.variables, *optimizer._slots().values()):
+    for variable in (*model.variables, *optimizer.slots().values()):
         variable.assign(np.full(variable.shape, value))
 
 
 def values(model, optimizer):
-    return {float(v.numpy().flat[0]) for v in (*model.variables, *optimizer._slots().values())}
+    return {float(v.numpy().flat[0]) for v in (*model.variables, *optimizer.slots().values())}
 
 
 def test_the_newest_is_restored_and_two_are_kept(training, tmp_path):
