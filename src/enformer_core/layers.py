@@ -12,6 +12,8 @@ from typing import NamedTuple
 import sonnet as snt
 import tensorflow as tf
 
+from enformer_core.convolution import convolve
+
 
 def gelu(x: tf.Tensor) -> tf.Tensor:
     """Gaussian error linear unit in its sigmoid approximation (https://arxiv.org/abs/1606.08415, section 2)."""
@@ -62,7 +64,7 @@ class Conv1D(snt.Module):
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         self._initialize(x.shape[-1])
         x, w = gradients_together(x, tf.cast(self.w, x.dtype))
-        return tf.nn.conv1d(x, w, stride=1, padding="SAME") + tf.cast(self.b, x.dtype)
+        return convolve(x, w) + tf.cast(self.b, x.dtype)
 
 
 @tf.custom_gradient
