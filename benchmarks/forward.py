@@ -56,10 +56,10 @@ def main() -> int:
         print(json.dumps(measure(case)))
         return 0
     heads = {"human": 5313, "mouse": 1643}
-    ours = in_child(__file__, {"preset": "full", "length": LENGTH, "heads": heads, "times": 3})
+    ours = in_child(__file__, {"preset": "full", "length": LENGTH, "heads": heads, "times": 2})
     port = in_child(
         pytorch_port.__file__,
-        {"kind": "forward", "length": LENGTH, "times": 1},
+        {"kind": "forward", "length": LENGTH, "times": 2},
         pytorch_port.python(),
     )
     if ours is None or port is None:

@@ -8,7 +8,7 @@ The published code asks for 232 GB in one buffer of this step. `recompute` is le
 import sys
 
 import training_step
-from measuring import in_child, verdict
+from measuring import in_child, step_floor, verdict
 
 LENGTH = 196_608
 MEMORY_LIMIT_GB = 18
@@ -18,10 +18,7 @@ def main() -> int:
     found = in_child(training_step.__file__, {"preset": "full", "length": LENGTH, "times": 1})
     if found is None:
         return 1
-    floor = 3 * found["gflop"] / found["rate"]
-    print(
-        f"reference: three forward passes of {found['gflop']:.0f} GFLOP at {found['rate']:.0f} GFLOP/s: {floor:.1f} s"
-    )
+    floor = step_floor(found)
     print(
         f"a step: {found['seconds']:.1f} s, {found['seconds'] / floor:.2f} of the reference; "
         f"loss {found['loss']:.4f}"

@@ -23,12 +23,12 @@ import tensorflow as tf
 
 from gpu_step import EXPECTED, MODULE, PLAN, draw
 from measuring import ROOT, config_of, forward_gflop
+from training_step import poisson_of
 
 sys.path.insert(0, str(ROOT / "src"))
 
 from enformer_core.enformer import Enformer, EnformerConfig
 from enformer_core.initial import variable_name
-from enformer_core.losses import poisson
 from mlproject.training import Adam, step_function
 
 DTYPES = {"f32": "float32", "i32": "int32", "i64": "int64"}
@@ -77,12 +77,7 @@ def export(folder: Path, config: EnformerConfig, batch: int, values: bool) -> di
     model = Enformer(config)
     optimizer = Adam(model.trainable_variables)
 
-    def loss(batch, is_training, key):
-        return tf.reduce_mean(
-            poisson(batch["target"], model(batch["sequence"], is_training, key)["human"])
-        ), {}
-
-    step = step_function(loss, optimizer)
+    step = step_function(poisson_of(model), optimizer)
     inputs = [
         input_plan("sequence", [batch, config.sequence_length, 4], fill="one_hot"),
         input_plan("target", [batch, config.num_bins, config.heads["human"]], fill="exponential"),

@@ -111,6 +111,15 @@ def config_of(case: Mapping[str, Any]) -> Any:
     )
 
 
+def step_floor(found: Mapping[str, float]) -> float:
+    """Seconds of the products of three forward passes, as a training step has them: printed as the reference."""
+    floor = 3 * found["gflop"] / found["rate"]
+    print(
+        f"reference: three forward passes of {found['gflop']:.0f} GFLOP at {found['rate']:.0f} GFLOP/s: {floor:.1f} s"
+    )
+    return floor
+
+
 def one_hot(length: int) -> Any:
     """Random DNA `[1, length, 4]` float32."""
     import numpy as np

@@ -16,11 +16,13 @@ import forward
 import training_step
 from measuring import ROOT, case_of, in_child
 
+# Layers have no part in what tracks cost.
+TRACKS = {"preset": "full", "length": 24_576, "config": {"num_transformer_layers": 1}}
 # What varies, its values (the first is what memory is counted above), and the rest of the case.
 SERIES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "sequence length (bp)": ((1_280, 24_576, 49_152, 98_304, 196_608), {"preset": "full"}),
     "channels": ((96, 384, 768, 1_536), {"preset": "full", "length": 24_576}),
-    "tracks": ((2, 1_328, 2_656, 5_313, 10_626), {"preset": "quarter", "length": 24_576}),
+    "tracks": ((2, 1_328, 2_656, 5_313, 10_626), TRACKS),
 }
 KINDS = {"forward": forward, "training step": training_step}
 # What the arithmetic allows: attention is quadratic in length, layers and their weights are in channels.
@@ -44,6 +46,8 @@ def exponent(sizes: list[int], values: list[float]) -> float:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The Markdown page."""
+    from enformer_core.enformer import RECOMPUTE_ABOVE
+
     lines = [
         "# Scaling",
         "",
@@ -54,9 +58,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         "",
         "![time and memory against length, channels and tracks](images/scaling.png)",
         "",
-        "Lengths and channels: size `full`, 11 layers, human head of 5,313 tracks; channels and tracks at 24,576 bp;",
-        "tracks: size `quarter`. Training steps above 32 Mi bp x channels compute activations again in the backward",
-        "pass (`recompute`), which is why memory of the longest costs less than the lengths suggest.",
+        "Size `full` and a human head of 5,313 tracks, channels and tracks at 24,576 bp, tracks with one layer instead",
+        f"of 11. Steps of more than {RECOMPUTE_ABOVE >> 20} Mi bp x channels compute activations",
+        "again in the backward pass (`recompute`), which is why memory jumps less than length does.",
         "",
         "| what grows | size | forward (s) | step (s) | forward (GB) | step (GB) |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",

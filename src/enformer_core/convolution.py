@@ -2,8 +2,8 @@
 
 Two neighbouring outputs of a convolution of width five need ten products for each pair of channels; the minimal
 filtering of Winograd needs six (Lavin and Gray 2015, https://arxiv.org/abs/1509.09308). They are products of matrices
-again, so a processor does them at its full rate, and so are their gradients. Rounding errors are no larger than those
-of the plain sum (the tests measure both against float64).
+again, so a processor does them at its full rate, and so are their gradients. Rounding errors are about those of the
+plain sum (the tests measure both against float64).
 """
 
 import numpy as np
@@ -18,7 +18,10 @@ MIN_CHANNELS = 512
 
 
 def convolve(x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
-    """`[B, L, C]` with the weights `[width, C, filters]`, width odd, zeros beyond the ends: `[B, L, filters]`."""
+    """`[B, L, C]` with the weights `[width, C, filters]`, width odd, zeros beyond the ends: `[B, L, filters]`.
+
+    L and C must be known when this is traced; B need not.
+    """
     minimal = (
         w.shape[0] == WIDTH
         and x.shape[1] % OUTPUTS == 0
@@ -48,9 +51,8 @@ def minimal_filtering(x: tf.Tensor, w: tf.Tensor) -> tf.Tensor:
 
 
 def _sum(factors: np.ndarray, terms: list[tf.Tensor]) -> tf.Tensor:
-    return tf.add_n(
-        [float(factor) * term for factor, term in zip(factors, terms, strict=True) if abs(factor) > 1e-12]
-    )
+    used = np.abs(factors) > 1e-12  # where the inverse leaves a rounding error instead of 0
+    return tf.add_n([float(factors[i]) * terms[i] for i in np.flatnonzero(used)])
 
 
 def _transforms() -> tuple[np.ndarray, np.ndarray, np.ndarray]:

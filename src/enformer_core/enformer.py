@@ -291,7 +291,8 @@ class Enformer(snt.Module):
         """The embedding of `[B, L, 4]` one-hot DNA: `[B, bins, 2C]` float32.
 
         Args:
-            sequence: any length that is a multiple of 128 bp; only `config.sequence_length` is cropped.
+            sequence: N is zeros; any length that is a multiple of 128 bp, of which the output is cropped only at
+                `config.sequence_length`. For training the batch size must be known when this is traced.
             is_training: whether dropout is on and BatchNorm uses batch statistics (which moves its averages).
             key: int32 `[2]`, (seed, step): what dropout is drawn from when training.
         """
@@ -300,6 +301,8 @@ class Enformer(snt.Module):
         check_lengths(length, None)
         dtype = self._dtype if is_training else tf.float32
         x = tf.cast(komlos(sequence) if config.encoding == "komlos" else sequence, dtype)
+        if is_training and sequence.shape[0] is None:
+            raise ValueError("training needs a fixed batch size, found None")
         recompute = is_training and self._recomputes(sequence)
         stages: list[Stem | TowerBlock] = [self._stem, *self._tower]
         for stage in stages:
@@ -326,7 +329,7 @@ class Enformer(snt.Module):
     def _recomputes(self, sequence: tf.Tensor) -> bool:
         if self._recompute == "auto":
             batch, length, _ = sequence.shape
-            return (batch or 1) * length * self.config.channels > RECOMPUTE_ABOVE
+            return batch * length * self.config.channels > RECOMPUTE_ABOVE
         return self._recompute == "always"
 
     def __call__(
@@ -342,7 +345,7 @@ class Stem(snt.Module):
 
     def __init__(self, filters: int, pool: type, name: str):
         super().__init__(name=name)
-        self._conv = Conv1D(filters, 15, name="conv")
+        self._conv = Conv1D(filters, 15, reads_data=True, name="conv")
         self._pointwise = ConvBlock(filters, 1, name="pointwise_block")
         self._pool = pool()
 
@@ -389,7 +392,7 @@ class Masks(NamedTuple):
 
 
 def draw_layers(config: EnformerConfig, key: tf.Tensor | None, batch: int, bins: int) -> list[Masks]:
-    """The masks of every transformer layer, a function of key: int32 `[2]`, (seed, step)."""
+    """The masks of every layer for `batch` windows of `bins`, a function of key: int32 `[2]`, (seed, step)."""
     attention_rate = 0.0 if config.family == "ecozoi" else config.attention_dropout_rate
     position_rate = config.positional_dropout_rate if config.positions == "relative" else 0.0
     rate, channels = config.dropout_rate, config.channels

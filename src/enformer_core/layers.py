@@ -49,12 +49,19 @@ class Linear(snt.Module):
 
 
 class Conv1D(snt.Module):
-    """Convolution of odd `width` along `[B, L, C]`, zeros beyond the ends: `[B, L, filters]`."""
+    """Convolution of odd `width` along `[B, L, C]`, zeros beyond the ends: `[B, L, filters]`.
 
-    def __init__(self, filters: int, width: int, name: str):
+    Args:
+        filters: channels of the output.
+        width: positions that one output sees.
+        reads_data: x is the input of the model, so training needs no gradient of it.
+    """
+
+    def __init__(self, filters: int, width: int, *, reads_data: bool = False, name: str):
         super().__init__(name=name)
         self._filters = filters
         self._width = width
+        self._reads_data = reads_data
 
     @snt.once
     def _initialize(self, channels: int) -> None:
@@ -63,7 +70,9 @@ class Conv1D(snt.Module):
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         self._initialize(x.shape[-1])
-        x, w = gradients_together(x, tf.cast(self.w, x.dtype))
+        w = tf.cast(self.w, x.dtype)
+        if not self._reads_data:
+            x, w = gradients_together(x, w)
         return convolve(x, w) + tf.cast(self.b, x.dtype)
 
 
@@ -71,10 +80,11 @@ class Conv1D(snt.Module):
 def gradients_together(
     x: tf.Tensor, w: tf.Tensor
 ) -> tuple[tuple[tf.Tensor, tf.Tensor], Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]:
-    """The input and the weight of a layer, as they are; in a backward pass w has its gradient only when x has.
+    """The input x and the weight w of a layer, of any shapes, as they are; w gets its gradient only when x has its own.
 
     An optimizer that has the gradient of w then knows that nobody reads the old w any more, and XLA updates it in
-    place. Without this order XLA keeps a copy of every weight of the model: 1 GB at full width.
+    place. Without this order XLA keeps a copy of every weight of the model: 1 GB at full width. The price: the gradient
+    of x is computed even where nobody asks for it.
     """
 
     def gradient(dx: tf.Tensor, dw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -111,7 +121,7 @@ class BatchNorm(snt.Module):
             average.initialize(tf.zeros([1, 1, channels]))
 
     def moments(self, x: tf.Tensor) -> Moments:
-        """Those of a batch."""
+        """Mean and variance of `[B, L, C]` over B and L."""
         return Moments(*tf.nn.moments(tf.cast(x, tf.float32), [0, 1], keepdims=True))
 
     def __call__(self, x: tf.Tensor, moments: Moments | None) -> tf.Tensor:
@@ -173,7 +183,7 @@ def _random_bits(key: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
 
 
 def dropout(x: tf.Tensor, keep: tf.Tensor | None, rate: float) -> tf.Tensor:
-    """x / (1 - rate) where `keep`, else 0; x as it is where `keep` is None."""
+    """x / (1 - rate) where `keep`, a bool tensor of its shape, else 0; x as it is where `keep` is None."""
     return x if keep is None else tf.where(keep, x / (1 - rate), tf.zeros_like(x))
 
 

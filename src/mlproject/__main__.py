@@ -32,7 +32,6 @@ _GREETING = re.compile(
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; help pages raise SystemExit(0)."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # read by TensorFlow when it is first imported
-    compilation.enable()
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
@@ -47,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if isinstance(error, OutOfMemory):
                 sys.stdout.flush()
                 sys.stderr.flush()
+                compilation.leave()
                 os._exit(2)  # the runs have ended; TensorFlow's own clean-up would abort the process
             return 2
         except (Stopped, KeyboardInterrupt) as stopped:
@@ -91,6 +91,7 @@ def _module(command: str) -> ModuleType:
     if command not in names:
         hint = options.nearest(command, names)
         raise InputError(f"unknown command {command!r}{hint}; there are: {', '.join(names) or 'none'}")
+    compilation.enable()  # TensorFlow reads where that is when it is imported
     with stderr.without(_GREETING):
         module = importlib.import_module(f"{commands.__name__}.{command}")
         if tensorflow := sys.modules.get("tensorflow"):

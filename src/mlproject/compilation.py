@@ -11,6 +11,7 @@ carry their digest in their name, and each process gets a folder of its own with
 
 import atexit
 import ctypes
+import fcntl
 import hashlib
 import importlib.metadata
 import os
@@ -19,7 +20,6 @@ import re
 import shutil
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,7 +28,6 @@ from mlproject import stderr
 
 FOLDER_VARIABLE = "MLPROJECT_COMPILATION_CACHE"
 MAX_BYTES = 2 * 1000**3
-_STALE_SECONDS = 7 * 24 * 3600  # of folders that a killed process left
 
 # What XLA says when it loads a program: it takes two of its own tuning flags for features of the processor, and reads
 # each entry as text first.
@@ -40,28 +39,34 @@ _process_folder: Path | None = None
 
 
 def enable() -> None:
-    """Lets this process use the store; before TensorFlow compiles anything, at best before it is imported.
+    """Lets this process use the store; TensorFlow must not have been imported before.
 
     The store is the folder that MLPROJECT_COMPILATION_CACHE names (`off` for none), or one below the user's cache
-    folder. Where it cannot be written, everything is compiled anew.
+    folder. Where that cannot be found or written, everything is compiled anew.
     """
     global _process_folder
-    chosen = os.environ.get(FOLDER_VARIABLE) or _user_cache() / "mlproject" / "xla"
-    if chosen == "off" or _process_folder is not None:
+    flags = os.environ.get("TF_XLA_FLAGS", "")
+    if os.environ.get(FOLDER_VARIABLE) == "off" or _process_folder is not None:
         return
-    store = Path(chosen).absolute() / _host()
+    if flags and not flags.startswith("-"):  # the name of a file of flags, to which none can be added
+        return
     try:
+        store = Path(os.environ.get(FOLDER_VARIABLE) or _user_cache()).absolute() / _host()
+        if "'" in str(store):  # TensorFlow's only quotes
+            return
         store.mkdir(parents=True, exist_ok=True)
-        _remove_stale(store)
-        _process_folder = Path(tempfile.mkdtemp(prefix="process-", dir=store))
-        _fill(store, _process_folder)
-    except OSError:
+        _remove_abandoned(store)
+        folder = Path(tempfile.mkdtemp(prefix="process-", dir=store))
+        # Held as long as the process lives, however it ends: what others take to tell an abandoned folder.
+        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_SH)
+        _fill(store, folder)
+    # no home; a TensorFlow of another name, such as tensorflow-cpu
+    except (OSError, RuntimeError, importlib.metadata.PackageNotFoundError):
         return
-    flags = (
-        f"--tf_xla_persistent_cache_directory={_process_folder} --tf_xla_persistent_cache_device_types=CPU"
-    )
-    os.environ["TF_XLA_FLAGS"] = f"{os.environ.get('TF_XLA_FLAGS', '')} {flags}".strip()
-    atexit.register(_leave)
+    _process_folder = folder
+    ours = f"--tf_xla_persistent_cache_directory='{folder}' --tf_xla_persistent_cache_device_types=CPU"
+    os.environ["TF_XLA_FLAGS"] = f"{flags} {ours}".strip()
+    atexit.register(leave)
 
 
 def keep() -> None:
@@ -70,16 +75,25 @@ def keep() -> None:
         return
     store = _process_folder.parent
     known = {path.stem for path in store.glob("*.pb.*")}
-    with suppress(OSError):
-        for path in _process_folder.glob("*.pb"):
-            if path.name not in known:
+    for path in _process_folder.glob("*.pb"):
+        if path.name not in known:
+            with suppress(OSError):
                 os.link(path, store / f"{path.name}.{_digest(path)}")
-        entries = sorted(store.glob("*.pb.*"), key=lambda path: path.stat().st_mtime, reverse=True)
-        total = 0
-        for path in entries:
+    total = 0
+    with suppress(OSError):
+        for path in sorted(store.glob("*.pb.*"), key=lambda path: path.stat().st_mtime, reverse=True):
             total += path.stat().st_size
             if total > MAX_BYTES:
                 path.unlink(missing_ok=True)
+
+
+def leave() -> None:
+    """Keeps what was compiled and removes this process's folder: at exit, or before an exit that skips Python's own."""
+    global _process_folder
+    keep()
+    if _process_folder is not None:
+        shutil.rmtree(_process_folder, ignore_errors=True)
+        _process_folder = None
 
 
 @contextmanager
@@ -109,32 +123,31 @@ def _trim_until(ended: threading.Event) -> None:
 
 def _fill(store: Path, folder: Path) -> None:
     for path in store.glob("*.pb.*"):
-        if _digest(path) == path.suffix.removeprefix("."):
+        with suppress(OSError):  # another process has removed it, or stored the same program beside it
+            if _digest(path) != path.suffix.removeprefix("."):
+                path.unlink()
+                continue
             os.link(path, folder / path.stem)
             os.utime(path)  # what is used last is kept longest
-        else:
-            path.unlink(missing_ok=True)
 
 
-def _remove_stale(store: Path) -> None:
+def _remove_abandoned(store: Path) -> None:
     for path in store.glob("process-*"):
-        if time.time() - path.stat().st_mtime > _STALE_SECONDS:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _leave() -> None:
-    keep()
-    if _process_folder is not None:
-        shutil.rmtree(_process_folder, ignore_errors=True)
+        with suppress(OSError):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(descriptor)
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _host() -> str:
-    """A digest of what the machine code depends on: TensorFlow, the processor's features, XLA's flags."""
+    """A digest of what the machine code depends on: TensorFlow, the processor and its cores, XLA's flags."""
     features = platform.processor()
     with suppress(OSError):
         found = re.search(r"^(flags|Features)\s*:.*$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
@@ -143,10 +156,11 @@ def _host() -> str:
         importlib.metadata.version("tensorflow"),
         platform.machine(),
         features,
+        str(os.cpu_count() if not hasattr(os, "sched_getaffinity") else len(os.sched_getaffinity(0))),
         os.environ.get("XLA_FLAGS", ""),
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlproject" / "xla"

@@ -34,7 +34,12 @@ def require(precision: str, command: list[str] | None = None) -> None:
     }
     try:
         tried = subprocess.run(
-            words, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env=environment
+            words,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=TIMEOUT_SECONDS,
+            env=environment,
         )
     except subprocess.TimeoutExpired:
         how = f"did not end within {TIMEOUT_SECONDS} seconds"
@@ -42,11 +47,11 @@ def require(precision: str, command: list[str] | None = None) -> None:
         if tried.returncode == 0:
             return
         if tried.returncode < 0:
-            how = f"was killed by {signal.Signals(-tried.returncode).name}"
+            how = f"was killed by signal {-tried.returncode} ({signal.strsignal(-tried.returncode)})"
         else:
             how = f"failed with {tried.stderr.strip().rpartition(chr(10))[2] or tried.returncode}"
     raise InputError(
-        f"--precision: found {precision!r}, but this host cannot compute in it: a trial in a process of its own {how}; "
+        f"--precision: found {precision!r}, but a trial of it on this host, in a process of its own, {how}; "
         "choose float32"
     )
 

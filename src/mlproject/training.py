@@ -113,9 +113,8 @@ def step_function(
         `(batch, learning_rate, key)` to scalars by name: `loss`, `gradient_norm` and those of loss_fn.
     """
 
-    @tf.function(
-        jit_compile=compiled, autograph=False
-    )  # nothing in a model is Python that autograph would turn
+    # Nothing in a model is Python that autograph would have to turn, and reading all of it takes seconds.
+    @tf.function(jit_compile=compiled, autograph=False)
     def step(batch: Batch, learning_rate: tf.Tensor, key: tf.Tensor) -> dict[str, tf.Tensor]:
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(optimizer.variables)

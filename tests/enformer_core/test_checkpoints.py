@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from enformer_core import checkpoints
+from enformer_core import checkpoints, convolution
 from enformer_core.dna import one_hot
 from toys import toy_model, toy_sequence
 
@@ -83,9 +83,14 @@ def needs_reference():
         pytest.skip("needs ../shared/reference/deepmind_tiny, which is not part of the project")
 
 
-def test_reproduces_the_published_code():
-    """Random weights with moved averages, run by the published code; 1e-4 of the largest value is asked for."""
+@pytest.mark.parametrize("min_channels", [convolution.MIN_CHANNELS, 1])
+def test_reproduces_the_published_code(monkeypatch, min_channels):
+    """Random weights with moved averages, run by the published code; 1e-4 of the largest value is asked for.
+
+    Its layers are narrower than those that take the convolution with fewer products; they do here, the second time.
+    """
     needs_reference()
+    monkeypatch.setattr(convolution, "MIN_CHANNELS", min_channels)
     model = checkpoints.read_published(REFERENCE / "model.ckpt", sequence_length=8192, target_length=62)
     expected = np.load(REFERENCE / "expected.npz")
     sequence = np.stack([one_hot(letters) for letters in expected["sequence"]])

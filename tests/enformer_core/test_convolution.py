@@ -21,7 +21,7 @@ def test_minimal_filtering_equals_the_definition(batch, length):
     )
 
 
-def test_it_rounds_no_worse_than_the_plain_sum():
+def test_it_rounds_about_as_the_plain_sum():
     x = RANDOM.normal(size=(1, 256, 512)).astype(np.float32)
     w = RANDOM.normal(size=(5, 512, 64)).astype(np.float32)
     exact = plain(x, w)
@@ -32,7 +32,7 @@ def test_it_rounds_no_worse_than_the_plain_sum():
             lambda x, w: tf.nn.conv1d(x, w, stride=1, padding="SAME"),
         )
     ]
-    assert errors[0] < 2 * errors[1]
+    assert errors[0] < 1.5 * errors[1]
     assert errors[0] < 1e-5 * np.abs(exact).max()
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from enformer_core import layers
+from enformer_core import convolution, layers
 from enformer_core.enformer import Enformer, variant
 from enformer_core.losses import poisson
 from toys import toy_config, toy_sequence
@@ -61,6 +61,7 @@ def test_activations_computed_again_give_the_gradients_of_those_that_were_kept(n
 
 def test_the_compiled_step_has_the_gradients_of_the_published_formulation(monkeypatch):
     config = toy_config(heads={"human": 3})
+    monkeypatch.setattr(convolution, "MIN_CHANNELS", 1)  # as at full width
     fast = loss_and_gradients(spread_weights(Enformer(config, recompute="always")), compiled=True)
 
     def linear(self, x):
@@ -72,6 +73,14 @@ def test_the_compiled_step_has_the_gradients_of_the_published_formulation(monkey
         self._initialize(x.shape[-1])
         return tf.nn.convolution(x, self.w, padding="SAME") + self.b
 
+    def block(self, x, is_training):
+        self.norm._initialize(x.shape[-1])
+        moments = layers.Moments(*tf.nn.moments(x, [0, 1], keepdims=True))
+        if not is_training:
+            return self._conv(layers.gelu(self.norm(x, None))), None
+        x = tf.nn.batch_normalization(x, *moments, self.norm._offset, self.norm._scale, 1e-5)
+        return self._conv(x * tf.nn.sigmoid(1.702 * x)), moments
+
     def pool(self, x):
         self._initialize(x.shape[-1])
         x = tf.reshape(x, [-1, x.shape[1] // 2, 2, x.shape[2]])
@@ -79,9 +88,35 @@ def test_the_compiled_step_has_the_gradients_of_the_published_formulation(monkey
 
     monkeypatch.setattr(layers.Linear, "__call__", linear)
     monkeypatch.setattr(layers.Conv1D, "__call__", conv)
+    monkeypatch.setattr(layers.ConvBlock, "__call__", block)
     monkeypatch.setattr(layers.SoftmaxPool, "__call__", pool)
     plain = loss_and_gradients(spread_weights(Enformer(config, recompute="never")), compiled=False)
     assert_equal_steps(fast, plain)
+
+
+@pytest.mark.parametrize("name", ["vanilla", "all"])
+def test_a_step_in_bfloat16_is_traced_with_float32_gradients(name):
+    """Traced, not run: some processors kill a process that computes in bfloat16."""
+    model = Enformer(variant(toy_config(heads={"human": 3}), name), precision="bfloat16", recompute="always")
+
+    @tf.function(autograph=False)
+    def step(sequence):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(model(sequence, is_training=True, key=KEY)["human"])
+        return tape.gradient(loss, model.trainable_variables)
+
+    graph = step.get_concrete_function(tf.TensorSpec([2, 2048, 4]))
+    assert {gradient.dtype for gradient in graph.structured_outputs} == {tf.float32}
+    products = [op for op in graph.graph.get_operations() if op.type in ("MatMul", "Conv2D")]
+    in_bfloat16 = [op for op in products if op.outputs[0].dtype == tf.bfloat16]
+    assert len(in_bfloat16) >= len(products) - 3  # the head's own three are float32
+
+
+def test_a_training_step_for_any_size_of_batch_is_refused():
+    model = Enformer(toy_config(heads={"human": 3}))
+    step = tf.function(lambda x: model(x, is_training=True, key=KEY), autograph=False)
+    with pytest.raises(ValueError, match="fixed batch size"):
+        step.get_concrete_function(tf.TensorSpec([None, 2048, 4]))
 
 
 def test_long_batches_compute_again_and_short_ones_keep():

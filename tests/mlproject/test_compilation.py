@@ -1,5 +1,6 @@
 """In processes of their own: TensorFlow reads where the cache is only once."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -65,6 +66,64 @@ def test_a_damaged_entry_is_compiled_anew(tmp_path, damage):
     assert run(tmp_path) == first
     (again,) = entries(tmp_path)
     assert again.stat().st_size == len(sound)
+
+
+@pytest.fixture
+def enabled(tmp_path, monkeypatch):
+    """Enables the cache in this process, on a store of the test, as if nothing had been enabled; returns the folder."""
+    monkeypatch.setattr(compilation, "_process_folder", None)
+    monkeypatch.setenv("TF_XLA_FLAGS", "")
+    monkeypatch.setenv(compilation.FOLDER_VARIABLE, str(tmp_path))
+
+    def enable():
+        compilation.enable()
+        return compilation._process_folder
+
+    yield enable
+    compilation.leave()
+
+
+def test_two_sound_entries_of_one_program_do_no_harm(tmp_path, enabled):
+    """As two processes leave them that compile the same at the same time."""
+    store = tmp_path / compilation._host()
+    store.mkdir()
+    for content in (b"one", b"other"):
+        (store / f"program.pb.{hashlib.sha256(content).hexdigest()}").write_bytes(content)
+    folder = enabled()
+    assert (folder / "program.pb").read_bytes() in (b"one", b"other")
+    assert f"directory='{folder}'" in os.environ["TF_XLA_FLAGS"]
+
+
+def test_folders_of_processes_that_were_killed_go_and_those_of_living_ones_stay(tmp_path, enabled):
+    mine = enabled()
+    killed = mine.with_name("process-killed")
+    killed.mkdir()
+    run(tmp_path)
+    assert mine.exists()
+    assert not killed.exists()
+    compilation.leave()
+    assert not mine.exists()
+
+
+def test_a_folder_with_a_space_is_fine(tmp_path):
+    run(tmp_path / "a b")
+    assert entries(tmp_path / "a b")
+
+
+@pytest.mark.parametrize("reason", ["no home", "flags in a file"])
+def test_where_there_can_be_no_store_there_is_none(monkeypatch, reason):
+    monkeypatch.setattr(compilation, "_process_folder", None)
+    monkeypatch.delenv(compilation.FOLDER_VARIABLE)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("TF_XLA_FLAGS", "flags.txt" if reason == "flags in a file" else "")
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(compilation.Path, "home", no_home)
+    compilation.enable()
+    assert compilation._process_folder is None
+    assert os.environ["TF_XLA_FLAGS"] in ("", "flags.txt")
 
 
 def test_a_store_that_cannot_be_written_is_done_without(tmp_path):

@@ -64,7 +64,7 @@ class Options:
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of training steps: float32, or bfloat16 (variables, sums of normalisations and heads stay float32)."""
     recompute: Literal["auto", "always", "never"] = "auto"
-    """Whether steps compute activations again for the gradients: less memory, a quarter more time; auto: long input."""
+    """Whether steps compute activations again for the gradients: less memory, more time; auto: for long input."""
     reverse_complement: bool = False
     """Show each training window on a strand drawn at random."""
     max_shift: int = 0
