@@ -33,3 +33,16 @@ def test_one_head_answers_with_one_tensor_and_follows_new_weights(tmp_path):
     loaded = tf.saved_model.load(str(tmp_path / "one"))
     np.testing.assert_allclose(loaded(x), expected, rtol=1e-4, atol=1e-6)
     assert list(loaded.signatures["serving_default"].structured_outputs) == ["human"]
+
+
+def test_a_loaded_model_has_gradients(tmp_path):
+    """For contribution scores: layers tie gradients together in a way of their own, which has to travel."""
+    model, x = Enformer(toy_config(heads={"human": 3})), toy_sequence()
+    Predictor(model).save(tmp_path / "model")
+    gradients = []
+    for function in (tf.saved_model.load(str(tmp_path / "model")), lambda x: model(x, False)["human"]):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.reduce_sum(function(x))
+        gradients.append(tape.gradient(y, x))
+    np.testing.assert_allclose(*gradients, rtol=1e-3, atol=1e-4 * np.abs(gradients[0]).max())
