@@ -37,7 +37,7 @@ def case(kind: str, name: str, value: int, rest: dict[str, Any]) -> dict[str, An
         "channels": {"config": {"channels": value, "divisible_by": min(128, value // 2)}},
         "tracks": {"heads": {"human": value}},
     }[name]
-    return {"kind": kind, "times": 2, **rest, **varied}
+    return {"kind": kind, "times": 1, **rest, **varied}
 
 
 def exponent(sizes: list[int], values: list[float]) -> float:

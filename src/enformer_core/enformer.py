@@ -59,8 +59,10 @@ VARIANTS = tuple(_SWITCHES)
 FAMILIES = ("enformer", "ecozoi")
 PRECISIONS = ("float32", "bfloat16")
 RECOMPUTE = ("auto", "always", "never")
-# bp x channels of a batch; below it stem and tower keep up to about a GB.
-RECOMPUTE_ABOVE = 64 * 2**20
+# bp x channels of a batch. Up to the first, steps keep all activations; above it they compute the elementwise ones
+# again, and above the second, where stem and tower would keep more than about a GB, all of stem and tower.
+RECOMPUTE_ELEMENTWISE_ABOVE = 4 * 2**20
+RECOMPUTE_STAGES_ABOVE = 64 * 2**20
 _CHOICES = {
     "family": FAMILIES,
     "encoding": ("one_hot", "komlos"),
@@ -247,8 +249,9 @@ class Enformer(snt.Module):
         seed: initial weights are a function of it and of each variable's name and shape.
         precision: of training, `float32` or `bfloat16`: activations and products of the trunk in bfloat16; variables,
             sums of normalisations, the softmax of attention and the heads stay float32, and so does inference.
-        recompute: whether a training step computes stem and tower again, stage by stage, in its backward pass, or keeps
-            what came out of their layers: `always`, `never`, or `auto`, which is by the length and size of the batch.
+        recompute: whether a training step computes stem and tower again in its backward pass, or keeps their
+            activations: `always`, `never`, or `auto`, which by the size of the batch is all of it, only what is
+            elementwise, or nothing.
 
     Raises:
         ValueError: a precision or recompute that is none of these.
@@ -303,11 +306,11 @@ class Enformer(snt.Module):
         x = tf.cast(komlos(sequence) if config.encoding == "komlos" else sequence, dtype)
         if is_training and sequence.shape[0] is None:
             raise ValueError("training needs a fixed batch size, found None")
-        recompute = is_training and self._recomputes(sequence)
-        stages: list[Stem | TowerBlock] = [self._stem, *self._tower]
-        for stage in stages:
-            compute = functools.partial(stage, is_training=is_training)
-            x, moments = (tf.recompute_grad(compute) if recompute else compute)(x)
+        elementwise, stages = self._recomputes(sequence) if is_training else (False, False)
+        parts: list[Stem | TowerBlock] = [self._stem, *self._tower]
+        for stage in parts:
+            compute = functools.partial(stage, is_training=is_training, recompute=elementwise and not stages)
+            x, moments = (tf.recompute_grad(compute) if stages else compute)(x)
             stage.update(moments)
         batch, bins = x.shape[0], length // BIN_SIZE_BP
         basis = position_basis(
@@ -319,18 +322,21 @@ class Enformer(snt.Module):
         for block, keep in zip(self._transformer, masks, strict=True):
             x = block(x, basis, keep)
         x = crop(x, config.target_length if length == config.sequence_length else None)
-        x, moments = self._final(x, is_training)
+        x, moments = self._final(x, is_training, elementwise)
         self._final.norm.update(moments)
         if is_training:
             rate = config.dropout_rate / 8
             x = dropout(x, draw_masks(key, "final", rate, 1, [batch, *x.shape[1:]])[0], rate)
         return tf.cast(gelu(x), tf.float32)
 
-    def _recomputes(self, sequence: tf.Tensor) -> bool:
-        if self._recompute == "auto":
-            batch, length, _ = sequence.shape
-            return batch * length * self.config.channels > RECOMPUTE_ABOVE
-        return self._recompute == "always"
+    def _recomputes(self, sequence: tf.Tensor) -> tuple[bool, bool]:
+        """Whether a training step computes elementwise activations again, and whole stages."""
+        if self._recompute != "auto":
+            always = self._recompute == "always"
+            return always, always
+        batch, length, _ = sequence.shape
+        size = batch * length * self.config.channels
+        return size > RECOMPUTE_ELEMENTWISE_ABOVE, size > RECOMPUTE_STAGES_ABOVE
 
     def __call__(
         self, sequence: tf.Tensor, is_training: bool, key: tf.Tensor | None = None
@@ -349,10 +355,12 @@ class Stem(snt.Module):
         self._pointwise = ConvBlock(filters, 1, name="pointwise_block")
         self._pool = pool()
 
-    def __call__(self, x: tf.Tensor, is_training: bool) -> tuple[tf.Tensor, list[Moments | None]]:
-        """The output, and the moments of the batch that `update` takes."""
+    def __call__(
+        self, x: tf.Tensor, is_training: bool, recompute: bool
+    ) -> tuple[tf.Tensor, list[Moments | None]]:
+        """The output, and the moments of the batch that `update` takes; `recompute` as in `ConvBlock`."""
         x = self._conv(x)
-        y, moments = self._pointwise(x, is_training)
+        y, moments = self._pointwise(x, is_training, recompute)
         return self._pool(x + y), [moments]
 
     def update(self, moments: list[Moments | None]) -> None:
@@ -369,10 +377,12 @@ class TowerBlock(snt.Module):
         self._pointwise = ConvBlock(filters, 1, name="pointwise_block")
         self._pool = pool()
 
-    def __call__(self, x: tf.Tensor, is_training: bool) -> tuple[tf.Tensor, list[Moments | None]]:
-        """The output, and the moments of the batch that `update` takes."""
-        x, first = self._conv(x, is_training)
-        y, second = self._pointwise(x, is_training)
+    def __call__(
+        self, x: tf.Tensor, is_training: bool, recompute: bool
+    ) -> tuple[tf.Tensor, list[Moments | None]]:
+        """The output, and the moments of the batch that `update` takes; `recompute` as in `ConvBlock`."""
+        x, first = self._conv(x, is_training, recompute)
+        y, second = self._pointwise(x, is_training, recompute)
         return self._pool(x + y), [first, second]
 
     def update(self, moments: list[Moments | None]) -> None:

@@ -196,12 +196,16 @@ class ConvBlock(snt.Module):
         # A convolution of width 1 is a matrix product, and runs faster as one.
         self._conv = Linear(filters, name="pointwise") if width == 1 else Conv1D(filters, width, name="conv")
 
-    def __call__(self, x: tf.Tensor, is_training: bool) -> tuple[tf.Tensor, Moments | None]:
-        if not is_training:
-            return self._compute(x, None), None
-        moments = self.norm.moments(x)
-        # Of the three arrays of a block two are elementwise in the third: cheaper to compute again than to keep.
-        return tf.recompute_grad(self._compute)(x, moments), moments
+    def __call__(
+        self, x: tf.Tensor, is_training: bool, recompute: bool = False
+    ) -> tuple[tf.Tensor, Moments | None]:
+        """The output and the moments; `recompute` keeps only x of what the gradients need.
+
+        Of the three arrays of a block two are elementwise in the third: cheap to compute again.
+        """
+        moments = self.norm.moments(x) if is_training else None
+        compute = tf.recompute_grad(self._compute) if is_training and recompute else self._compute
+        return compute(x, moments), moments
 
     def _compute(self, x: tf.Tensor, moments: Moments | None) -> tf.Tensor:
         return self._conv(gelu(self.norm(x, moments)))
