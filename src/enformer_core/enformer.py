@@ -309,7 +309,7 @@ class Enformer(snt.Module):
         elementwise, stages = self._recomputes(sequence) if is_training else (False, False)
         parts: list[Stem | TowerBlock] = [self._stem, *self._tower]
         for stage in parts:
-            compute = functools.partial(stage, is_training=is_training, recompute=elementwise and not stages)
+            compute = functools.partial(stage, is_training=is_training, recompute=elementwise)
             x, moments = (tf.recompute_grad(compute) if stages else compute)(x)
             stage.update(moments)
         batch, bins = x.shape[0], length // BIN_SIZE_BP
