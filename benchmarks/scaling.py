@@ -22,7 +22,7 @@ TRACKS = {"preset": "full", "length": 24_576, "config": {"num_transformer_layers
 SERIES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "sequence length (bp)": ((1_280, 24_576, 49_152, 98_304, 196_608), {"preset": "full"}),
     "channels": ((96, 384, 768, 1_536), {"preset": "full", "length": 24_576}),
-    "tracks": ((2, 1_328, 2_656, 5_313, 10_626), TRACKS),
+    "tracks": ((2, 5_313, 10_626, 21_252), TRACKS),
 }
 KINDS = {"forward": forward, "training step": training_step}
 # What the arithmetic allows, of time and memory: attention is quadratic in length, layers and their weights are in
