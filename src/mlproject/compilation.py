@@ -117,7 +117,7 @@ def compiling() -> Iterator[None]:
 
 def _trim_until(ended: threading.Event) -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
-    while trim and not ended.wait(1):
+    while trim and not ended.wait(0.5):
         trim(0)
 
 
