@@ -59,7 +59,6 @@ def enable() -> None:
         folder = Path(tempfile.mkdtemp(prefix="process-", dir=store))
         # Held as long as the process lives, however it ends: what others take to tell an abandoned folder.
         fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_SH)
-        _fill(store, folder)
     # no home; a TensorFlow of another name, such as tensorflow-cpu
     except (OSError, RuntimeError, importlib.metadata.PackageNotFoundError):
         return
@@ -103,6 +102,8 @@ def compiling() -> Iterator[None]:
     Keeps XLA's noise off stderr and what it compiled in the store, and gives what the compiler has freed back to the
     system while the program begins to fill its own memory: at full width 0.7 GB, which the C library would hold.
     """
+    if _process_folder is not None:  # here and not in `enable`: a command that compiles nothing need not read the store
+        _fill(_process_folder.parent, _process_folder)
     ended = threading.Event()
     trimming = threading.Thread(target=_trim_until, args=(ended,), daemon=True)
     trimming.start()
@@ -123,7 +124,9 @@ def _trim_until(ended: threading.Event) -> None:
 
 def _fill(store: Path, folder: Path) -> None:
     for path in store.glob("*.pb.*"):
-        with suppress(OSError):  # another process has removed it, or stored the same program beside it
+        if (folder / path.stem).exists():
+            continue
+        with suppress(OSError):  # another process has removed it
             if _digest(path) != path.suffix.removeprefix("."):
                 path.unlink()
                 continue

@@ -77,7 +77,8 @@ def enabled(tmp_path, monkeypatch):
 
     def enable():
         compilation.enable()
-        return compilation._process_folder
+        with compilation.compiling():
+            return compilation._process_folder
 
     yield enable
     compilation.leave()
