@@ -102,7 +102,8 @@ def compiling() -> Iterator[None]:
     Keeps XLA's noise off stderr and what it compiled in the store, and gives what the compiler has freed back to the
     system while the program begins to fill its own memory: at full width 0.7 GB, which the C library would hold.
     """
-    if _process_folder is not None:  # here and not in `enable`: a command that compiles nothing need not read the store
+    # Here and not in `enable`: a command that compiles nothing need not read the store.
+    if _process_folder is not None:
         _fill(_process_folder.parent, _process_folder)
     ended = threading.Event()
     trimming = threading.Thread(target=_trim_until, args=(ended,), daemon=True)
