@@ -3,16 +3,18 @@
 import contextlib
 import fcntl
 import gzip
+import math
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mlproject.errors import InputError
 
 DAMAGED_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}")  # what fits an int64, in ASCII
+_NUMBER = re.compile(r"[-+.0-9eE]{1,40}")  # what float() reads, without its words and underscores
 
 
 @contextlib.contextmanager
@@ -72,6 +74,47 @@ def read_lines(path: str | os.PathLike, kind: str) -> list[tuple[int, str]]:
     return [(number, line) for number, line in lines if line.strip()]
 
 
+def read_rows(path: str | os.PathLike, kind: str, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a table with a header line, as words by column; each with the number of its line.
+
+    Columns are separated by tabs; blanks around a word are not part of it. Columns without a name are left out.
+
+    Args:
+      path: the table.
+      kind: what to call it in a message, such as "table".
+      columns: those that it must have; it may have others.
+
+    Raises:
+      InputError: as `read_text`, or it has no rows, lacks a column, or a row has another number of columns.
+    """
+    (_, header), *rows = read_lines(path, kind) or [(0, "")]
+    if not rows:
+        raise InputError(f"{kind} {path}: has no rows; expected a header line and one line per row.")
+    names = [name.strip() for name in header.split("\t")]
+    for separator, name in ((",", "commas"), (";", "semicolons")):
+        if len(names) == 1 and separator in header:
+            raise InputError(
+                f"{kind} {path}: columns are separated by {name}; save it with tabs between them."
+            )
+    missing = [name for name in columns if name not in names]
+    if missing:
+        raise InputError(
+            f"{kind} {path}: has no column {missing[0]!r}; it has {', '.join(names)} (separated by tabs)."
+        )
+    twice = [name for name in names if name and names.count(name) > 1]
+    if twice:
+        raise InputError(f"{kind} {path}: the header names column {twice[0]!r} twice; remove one of them.")
+    found = []
+    for line, row in rows:
+        words = [word.strip() for word in row.split("\t")]
+        if len(words) != len(names):
+            raise InputError(
+                f"{kind} {path}, line {line}: has {len(words)} columns, the header has {len(names)}."
+            )
+        found.append((line, {name: word for name, word in zip(names, words, strict=True) if name}))
+    return found
+
+
 def whole_number(word: str, where: str, name: str) -> int:
     """The number that `word` is.
 
@@ -82,6 +125,18 @@ def whole_number(word: str, where: str, name: str) -> int:
         more = "" if len(word) <= 40 else f"... ({len(word)} characters)"
         raise InputError(f"{where}: {name} is {word.strip()[:40]!r}{more}, expected a whole number.")
     return int(word)
+
+
+def number(word: str, where: str, name: str) -> float:
+    """The finite number that `word` is.
+
+    Raises:
+      InputError: it is none, or not finite.
+    """
+    with contextlib.suppress(ValueError):
+        if _NUMBER.fullmatch(word) and math.isfinite(value := float(word)):
+            return value
+    raise InputError(f"{where}: {name} is {word[:40]!r}, expected a number.")
 
 
 def write_whole(path: Path, text: str) -> None:

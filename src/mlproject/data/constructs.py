@@ -1,0 +1,167 @@
+"""Constructs: a sequence with a payload in it, and the activity measured for it; and where windows lie on one.
+
+`constructs.tsv` has a row per construct, separated by tabs, in the order of `COLUMNS`. `annotation` names the sites
+as `name:start-end;name:start-end`, 0-based and half-open on the sequence. What is in one cluster is in one fold.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mlproject.data.files import number, read_rows, whole_number
+from mlproject.errors import InputError
+
+FILE = "constructs.tsv"
+COLUMNS = ("index", "name", "group", "fold", "activity", "annotation", "sequence", "cluster")
+_FILLED = ("name", "group", "fold", "cluster")
+_OTHER_LETTER = re.compile("[^ACGTN]")
+_SITE = re.compile(r"(.+):([0-9]{1,18})-([0-9]{1,18})")
+
+
+class Site(NamedTuple):
+    """A named stretch of a construct: `start` is 0-based and inside, `end` is outside."""
+
+    name: str
+    start: int
+    end: int
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.start}-{self.end}"
+
+
+class Construct(NamedTuple):
+    """A sequence whose activity was measured: letters A, C, G, T and N, upper case."""
+
+    index: int  # type: ignore[assignment]  # a tuple has a method of this name
+    name: str
+    group: str
+    cluster: str  # what the folds keep together
+    fold: str
+    activity: float
+    sites: tuple[Site, ...]
+    sequence: str
+
+
+def read_constructs(path: str | os.PathLike) -> list[Construct]:
+    """The constructs of a table, in file order, all of one length.
+
+    Lower case is accepted and upper-cased; without a column `cluster`, a group is a cluster.
+
+    Args:
+      path: the folder that `build_constructs` made, or a table like the one in it.
+
+    Raises:
+      InputError: the table is absent or wrong; names the line and the field.
+    """
+    path = Path(path)
+    path = path / FILE if path.is_dir() else path
+    constructs: list[Construct] = []
+    lines_of: dict[tuple[str, int | str], int] = {}  # where an index or a name was first
+    for line, words in read_rows(path, "constructs", COLUMNS[:-1]):
+        where = f"constructs {path}, line {line}"
+        construct = _construct(words, where)
+        for field in ("index", "name"):
+            value = getattr(construct, field)
+            first = lines_of.setdefault((field, value), line)
+            if first != line:
+                raise InputError(f"{where}: {field} {value!r} is that of line {first} too; expected its own.")
+        length = len(constructs[0].sequence) if constructs else len(construct.sequence)
+        if len(construct.sequence) != length:
+            raise InputError(
+                f"{where}: sequence is {len(construct.sequence)} bp, that of the first construct {length}; "
+                "expected one length."
+            )
+        constructs.append(construct)
+    return constructs
+
+
+def _construct(fields: dict[str, str], where: str) -> Construct:
+    fields = {"cluster": fields["group"]} | fields
+    for field in _FILLED:
+        if not fields[field]:
+            raise InputError(f"{where}: {field} is empty.")
+    sequence = fields["sequence"].upper()
+    if not sequence:
+        raise InputError(f"{where}: sequence is empty.")
+    other = _OTHER_LETTER.search(sequence)
+    if other:
+        raise InputError(
+            f"{where}: sequence has {other[0]!r} at position {other.start()} (0-based), expected A, C, G, T or N."
+        )
+    return Construct(
+        index=whole_number(fields["index"], where, "index"),
+        name=fields["name"],
+        group=fields["group"],
+        cluster=fields["cluster"],
+        fold=fields["fold"],
+        activity=number(fields["activity"], where, "activity"),
+        sites=_sites(fields["annotation"], len(sequence), where),
+        sequence=sequence,
+    )
+
+
+def _sites(annotation: str, length: int, where: str) -> tuple[Site, ...]:
+    sites = []
+    for word in filter(None, annotation.split(";")):
+        match = _SITE.fullmatch(word)
+        if not match:
+            raise InputError(f"{where}: annotation has {word[:40]!r}, expected name:start-end.")
+        site = Site(match[1], int(match[2]), int(match[3]))
+        if not site.start < site.end <= length:
+            raise InputError(
+                f"{where}: annotation {site} is not a stretch of the sequence, which is {length} bp long."
+            )
+        sites.append(site)
+    return tuple(sites)
+
+
+def table(constructs: Sequence[Construct]) -> str:
+    """The text of a table that `read_constructs` reads back."""
+    rows = ["\t".join(COLUMNS)]
+    for construct in constructs:
+        words = construct._asdict() | {
+            "activity": repr(construct.activity),
+            "annotation": ";".join(map(str, construct.sites)),
+        }
+        rows.append("\t".join(str(words[name]) for name in COLUMNS))
+    return "\n".join(rows) + "\n"
+
+
+def sample_offsets(
+    length: int, window: int, *, samples: float, stride: int, seed: int, name: str
+) -> np.ndarray:
+    """Where windows start on a construct, each place once: `[n]` int64, ascending.
+
+    A pure function of its arguments; different names give different places.
+
+    Args:
+      length: of the construct, in bp.
+      window: in bp.
+      samples: how many of the places 0, `stride`, 2 `stride`, ... to draw, at most all; below 1 the share of them,
+        at least one.
+      stride: distance between places in bp.
+      seed: of the draw.
+      name: of the construct.
+
+    Raises:
+      InputError: no window fits, or `samples` or `stride` is none.
+    """
+    if stride < 1:
+        raise InputError(f"stride is {stride}, expected 1 or more.")
+    if not samples > 0 or (samples >= 1 and samples % 1):
+        raise InputError(f"samples is {samples:g}, expected a whole number, or a share between 0 and 1.")
+    if not 1 <= window <= length:
+        raise InputError(
+            f"construct {name}: a window of {window} bp does not fit on its {length} bp; "
+            "expected a shorter window, or constructs built with a greater length."
+        )
+    places = (length - window) // stride + 1
+    count = min(places, int(samples)) if samples >= 1 else max(1, round(samples * places))
+    key = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    drawn = np.random.default_rng(int.from_bytes(key, "big")).choice(places, count, replace=False)
+    return np.sort(drawn).astype(np.int64) * stride
