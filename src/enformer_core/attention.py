@@ -74,9 +74,9 @@ class MultiHeadAttention(snt.Module):
             keep: which attention weights dropout keeps, bool `[B, H, L, L]`; None for all.
             keep_positions: which relative position features dropout keeps, bool `[2L-1, F]`; None for all.
         """
-        query = _split(self._query(x), self._num_heads)  # [B, H, L, K]
-        keys = _split(self._key(x), self._num_groups)  # [B, G, L, K]
-        values = _split(self._value(x), self._num_groups)  # [B, G, L, V]
+        query = split_heads(self._query(x), self._num_heads)  # [B, H, L, K]
+        keys = split_heads(self._key(x), self._num_groups)  # [B, G, L, K]
+        values = split_heads(self._value(x), self._num_groups)  # [B, G, L, V]
         if self._positions == "rotary":
             query, keys = rotate(query, basis), rotate(keys, basis)
         if self._num_groups != self._num_heads:
@@ -89,7 +89,7 @@ class MultiHeadAttention(snt.Module):
             position_bias = tf.cast(self._position_bias, x.dtype)
             logits = tf.matmul(query + content_bias, keys, transpose_b=True)  # [B, H, L, L]
             features = dropout(basis, keep_positions, self._positional_dropout_rate)[tf.newaxis]
-            relative_keys = _split(self._relative_key(features), self._num_heads)  # [1, H, 2L-1, K]
+            relative_keys = split_heads(self._relative_key(features), self._num_heads)  # [1, H, 2L-1, K]
             logits += relative_shift(
                 tf.matmul(query + position_bias, relative_keys, transpose_b=True)  # [B, H, L, 2L-1]
             )
@@ -97,20 +97,19 @@ class MultiHeadAttention(snt.Module):
             logits = tf.matmul(query, keys, transpose_b=True)  # [B, H, L, L]
         weights = tf.cast(tf.nn.softmax(tf.cast(logits, tf.float32)), x.dtype)
         weights = dropout(weights, keep, self._dropout_rate)
-        attended = tf.transpose(tf.matmul(weights, values), [0, 2, 1, 3])  # [B, L, H, V]
-        return self._output(_join(attended))
+        return self._output(join_heads(tf.matmul(weights, values)))
 
 
-def _split(x: tf.Tensor, num: int) -> tf.Tensor:
+def split_heads(x: tf.Tensor, num: int) -> tf.Tensor:
     """`[B, L, num * D]` to `[B, num, L, D]`."""
     _, length, width = x.shape
     return tf.transpose(tf.reshape(x, [-1, length, num, width // num]), [0, 2, 1, 3])
 
 
-def _join(x: tf.Tensor) -> tf.Tensor:
-    """`[B, L, num, D]` to `[B, L, num * D]`."""
-    _, length, num, width = x.shape
-    return tf.reshape(x, [-1, length, num * width])
+def join_heads(x: tf.Tensor) -> tf.Tensor:
+    """`[B, num, L, D]` to `[B, L, num * D]`."""
+    _, num, length, width = x.shape
+    return tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [-1, length, num * width])
 
 
 def relative_shift(x: tf.Tensor) -> tf.Tensor:

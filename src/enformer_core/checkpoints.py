@@ -2,44 +2,53 @@
 
 FOLDER/config.json     which model, every field of its configuration
 FOLDER/weights.npz     one array for each variable, by variable name (zip, with a checksum for each array)
-FOLDER/training.npz    only in checkpoints of a running training: optimizer state and step
 """
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import sonnet as snt
+import tensorflow as tf
 
+from enformer_core.activity import ActivityModel
 from enformer_core.enformer import Enformer, EnformerConfig
+from enformer_core.heads import ActivityHeadConfig
 from enformer_core.initial import variable_name
 
+_KINDS = ("Enformer", "ActivityModel")
 
-def save(folder: Path | str, model: Enformer, training: dict[str, Any] | None = None) -> None:
+
+def save(folder: Path | str, model: Enformer | ActivityModel) -> None:
     """Writes a checkpoint as a whole: it appears under its name complete and on disk, or not at all.
 
     Args:
         folder: must not exist.
         model: its configuration and every variable, BatchNorm averages included.
-        training: more arrays by name, for a training that is to be resumed.
     """
     with whole_folder(Path(folder)) as temporary:
-        document = {"model": "Enformer", "config": dataclasses.asdict(model.config)}
+        document = {"model": type(model).__name__, "config": dataclasses.asdict(model.config)}
         (temporary / "config.json").write_text(json.dumps(document, indent=2) + "\n")
-        np.savez(temporary / "weights.npz", **{variable_name(v): v.numpy() for v in model.variables})
-        if training is not None:
-            np.savez(temporary / "training.npz", **training)
+        np.savez(temporary / "weights.npz", **arrays(model.variables))
 
 
-def load(folder: Path | str) -> Enformer:
+def load(
+    folder: Path | str, sequence_length: int | None = None, target_length: int | None = None
+) -> Enformer | ActivityModel:
     """The model of a checkpoint folder.
+
+    Args:
+        folder: what `save` wrote.
+        sequence_length: input in bp, in place of an Enformer's own; an ActivityModel has its own length only.
+        target_length: with it, the bins that are predicted; None crops nothing.
 
     Raises:
         FileNotFoundError: the folder has no config.json or weights.npz.
@@ -48,12 +57,33 @@ def load(folder: Path | str) -> Enformer:
     folder = Path(folder)
     try:
         document = json.loads((folder / "config.json").read_text())
-        config = EnformerConfig(**document["config"])
+        kind, fields = document["model"], document["config"]
+        if kind not in _KINDS:
+            raise KeyError(f"model is {kind!r}; it can be {', '.join(_KINDS)}")
+        config = EnformerConfig(**(fields if kind == "Enformer" else fields["enformer"]))
+        head = ActivityHeadConfig(**fields["activity"]) if kind == "ActivityModel" else None
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / 'config.json'}: not the configuration of a model ({error})") from error
-    model = Enformer(config)
+    if sequence_length is not None and head is None:
+        config = dataclasses.replace(config, sequence_length=sequence_length, target_length=target_length)
+    enformer = Enformer(config)
+    model = enformer if head is None else ActivityModel(enformer, head)
     assign(model, read_arrays(folder / "weights.npz"), folder / "weights.npz")
     return model
+
+
+def arrays(variables: Iterable[tf.Variable]) -> dict[str, np.ndarray]:
+    """The values of variables by name."""
+    return {variable_name(variable): variable.numpy() for variable in variables}
+
+
+def digest(variables: Iterable[tf.Variable]) -> str:
+    """sha256 over names and values of variables, in the order of their names."""
+    total = hashlib.sha256()
+    for variable in sorted(variables, key=variable_name):
+        total.update(variable_name(variable).encode())
+        total.update(np.ascontiguousarray(variable.numpy()).data)
+    return total.hexdigest()
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -71,20 +101,27 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def assign(model: Enformer, arrays: Mapping[str, np.ndarray], source: Path | str) -> None:
+def assign(model: snt.Module, arrays: Mapping[str, np.ndarray], source: Path | str) -> None:
     """Sets every variable of a model from arrays by name; nothing may be missing or left over.
 
     Raises:
         ValueError: names the first variable that does not fit, and both shapes.
     """
-    variables = {variable_name(v): v for v in model.variables}
-    for name, variable in variables.items():
+    assign_variables(model.variables, arrays, source)
+
+
+def assign_variables(
+    variables: Iterable[tf.Variable], arrays: Mapping[str, np.ndarray], source: Path | str
+) -> None:
+    """Sets each of the variables from arrays by name, as `assign`."""
+    named = {variable_name(variable): variable for variable in variables}
+    for name, variable in named.items():
         found = arrays[name].shape if name in arrays else "nothing"
         if found != tuple(variable.shape):
             raise ValueError(f"{source}: {name} is {found}; the model needs {tuple(variable.shape)}")
-    if extra := sorted(set(arrays) - set(variables)):
+    if extra := sorted(set(arrays) - set(named)):
         raise ValueError(f"{source}: {extra[0]} {arrays[extra[0]].shape} has no place in the model")
-    for name, variable in variables.items():
+    for name, variable in named.items():
         variable.assign(arrays[name])
 
 

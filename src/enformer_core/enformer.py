@@ -28,6 +28,7 @@ from enformer_core.attention import MultiHeadAttention, position_basis
 from enformer_core.dna import komlos
 from enformer_core.heads import TrackHead
 from enformer_core.layers import (
+    BatchNorm,
     Conv1D,
     ConvBlock,
     LayerNorm,
@@ -280,7 +281,7 @@ class Enformer(snt.Module):
         filters = tower_filters(config.channels, config.divisible_by)
         self._stem = Stem(config.channels // 2, pool, name="stem")
         self._tower = [TowerBlock(size, pool, name=f"tower_{i}") for i, size in enumerate(filters)]
-        self._transformer = [
+        self.transformer = [
             TransformerBlock(config, name=f"transformer_{i}") for i in range(config.num_transformer_layers)
         ]
         self._final = ConvBlock(2 * config.channels, 1, name="final")
@@ -290,7 +291,15 @@ class Enformer(snt.Module):
         self(tf.zeros([1, 2 * BIN_SIZE_BP, 4]), is_training=False)  # makes the variables
         initial.initialize(self, seed)
 
-    def trunk(self, sequence: tf.Tensor, is_training: bool, key: tf.Tensor | None = None) -> tf.Tensor:
+    def trunk(
+        self,
+        sequence: tf.Tensor,
+        is_training: bool,
+        key: tf.Tensor | None = None,
+        *,
+        fixed_norms: bool = False,
+        moving_blocks: int | None = None,
+    ) -> tf.Tensor:
         """The embedding of `[B, L, 4]` one-hot DNA: `[B, bins, 2C]` float32.
 
         Args:
@@ -298,6 +307,9 @@ class Enformer(snt.Module):
                 `config.sequence_length`. For training the batch size must be known when this is traced.
             is_training: whether dropout is on and BatchNorm uses batch statistics (which moves its averages).
             key: int32 `[2]`, (seed, step): what dropout is drawn from when training.
+            fixed_norms: every BatchNorm uses its averages when training too, and they stay.
+            moving_blocks: only the last so many transformer blocks are trained: what comes before them is called as in
+                inference. None: everything is.
         """
         config = self.config
         length = sequence.shape[1]
@@ -306,10 +318,12 @@ class Enformer(snt.Module):
         x = tf.cast(komlos(sequence) if config.encoding == "komlos" else sequence, dtype)
         if is_training and sequence.shape[0] is None:
             raise ValueError("training needs a fixed batch size, found None")
-        elementwise, stages = self._recomputes(sequence) if is_training else (False, False)
+        everything_moves = is_training and moving_blocks is None
+        batch_moments = everything_moves and not fixed_norms
+        elementwise, stages = self._recomputes(sequence) if everything_moves else (False, False)
         parts: list[Stem | TowerBlock] = [self._stem, *self._tower]
         for stage in parts:
-            compute = functools.partial(stage, is_training=is_training, recompute=elementwise)
+            compute = functools.partial(stage, batch_moments=batch_moments, recompute=elementwise)
             x, moments = (tf.recompute_grad(compute) if stages else compute)(x)
             stage.update(moments)
         batch, bins = x.shape[0], length // BIN_SIZE_BP
@@ -317,13 +331,15 @@ class Enformer(snt.Module):
             config.positions, bins, config.num_position_features, config.attention_key_size
         )
         basis = None if basis is None else tf.constant(basis, dtype)
-        everything = [Masks()] * config.num_transformer_layers
-        masks = draw_layers(config, key, batch, bins) if is_training else everything
-        for block, keep in zip(self._transformer, masks, strict=True):
+        masks = [Masks()] * config.num_transformer_layers
+        if is_training:
+            first = 0 if moving_blocks is None else len(masks) - moving_blocks
+            masks[first:] = draw_layers(config, key, batch, bins)[first:]
+        for block, keep in zip(self.transformer, masks, strict=True):
             x = block(x, basis, keep)
         x = crop(x, config.target_length if length == config.sequence_length else None)
-        x, moments = self._final(x, is_training, elementwise)
-        self._final.norm.update(moments)
+        x, moments = self._final(x, batch_moments, elementwise)
+        _update([self._final.norm], moments)
         if is_training:
             rate = config.dropout_rate / 8
             x = dropout(x, draw_masks(key, "final", rate, 1, [batch, *x.shape[1:]])[0], rate)
@@ -355,17 +371,15 @@ class Stem(snt.Module):
         self._pointwise = ConvBlock(filters, 1, name="pointwise_block")
         self._pool = pool()
 
-    def __call__(
-        self, x: tf.Tensor, is_training: bool, recompute: bool
-    ) -> tuple[tf.Tensor, list[Moments | None]]:
-        """The output, and the moments of the batch that `update` takes; `recompute` as in `ConvBlock`."""
+    def __call__(self, x: tf.Tensor, batch_moments: bool, recompute: bool) -> tuple[tf.Tensor, list[Moments]]:
+        """The output, and the moments of the batch that `update` takes; arguments as in `ConvBlock`."""
         x = self._conv(x)
-        y, moments = self._pointwise(x, is_training, recompute)
-        return self._pool(x + y), [moments]
+        y, moments = self._pointwise(x, batch_moments, recompute)
+        return self._pool(x + y), moments
 
-    def update(self, moments: list[Moments | None]) -> None:
-        """Moves the averages of the normalisation by one step."""
-        self._pointwise.norm.update(*moments)
+    def update(self, moments: list[Moments]) -> None:
+        """Moves the averages of the normalisation by one step; none, of inference, moves nothing."""
+        _update([self._pointwise.norm], moments)
 
 
 class TowerBlock(snt.Module):
@@ -377,18 +391,22 @@ class TowerBlock(snt.Module):
         self._pointwise = ConvBlock(filters, 1, name="pointwise_block")
         self._pool = pool()
 
-    def __call__(
-        self, x: tf.Tensor, is_training: bool, recompute: bool
-    ) -> tuple[tf.Tensor, list[Moments | None]]:
-        """The output, and the moments of the batch that `update` takes; `recompute` as in `ConvBlock`."""
-        x, first = self._conv(x, is_training, recompute)
-        y, second = self._pointwise(x, is_training, recompute)
-        return self._pool(x + y), [first, second]
+    def __call__(self, x: tf.Tensor, batch_moments: bool, recompute: bool) -> tuple[tf.Tensor, list[Moments]]:
+        """The output, and the moments of the batch that `update` takes; arguments as in `ConvBlock`."""
+        x, first = self._conv(x, batch_moments, recompute)
+        y, second = self._pointwise(x, batch_moments, recompute)
+        return self._pool(x + y), first + second
 
-    def update(self, moments: list[Moments | None]) -> None:
-        """Moves the averages of both normalisations by one step."""
-        for block, found in zip((self._conv, self._pointwise), moments, strict=True):
-            block.norm.update(found)
+    def update(self, moments: list[Moments]) -> None:
+        """Moves the averages of both normalisations by one step; none, of inference, moves nothing."""
+        _update([self._conv.norm, self._pointwise.norm], moments)
+
+
+def _update(norms: list[BatchNorm], moments: list[Moments]) -> None:
+    """Moves the averages by the moments of a batch, where there are any."""
+    if moments:
+        for norm, found in zip(norms, moments, strict=True):
+            norm.update(found)
 
 
 class Masks(NamedTuple):
@@ -455,26 +473,3 @@ class TransformerBlock(snt.Module):
 def head_module_name(head: str) -> str:
     """The module of a head, whose name may be any folder's: modules take letters, digits and `_` alone."""
     return "head_" + re.sub(r"\W", "_", head, flags=re.ASCII)
-
-
-def contribution_scores(
-    model: Enformer, sequence: tf.Tensor, target_mask: np.ndarray | tf.Tensor, head: str
-) -> tf.Tensor:
-    """Gradient x input of the masked mean prediction: how much each base contributes to chosen bins and tracks.
-
-    Args:
-        model: predicts with `is_training=False`.
-        sequence: `[L, 4]` one-hot float32; N is zeros and scores 0.
-        target_mask: `[bins, tracks]`, non-negative weights, not all zero; the prediction is averaged with them.
-        head: name of the head.
-
-    Returns:
-        `[L]` float32, as `contribution_input_grad` of the published code.
-    """
-    sequence = tf.convert_to_tensor(sequence)[tf.newaxis]
-    target_mask = tf.cast(target_mask, tf.float32)
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(sequence)
-        prediction = model(sequence, is_training=False)[head][0]
-        score = tf.reduce_sum(target_mask * prediction) / tf.reduce_sum(target_mask)
-    return tf.reduce_sum(tape.gradient(score, sequence) * sequence, axis=-1)[0]

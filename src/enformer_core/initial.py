@@ -14,11 +14,13 @@ import tensorflow as tf
 # First match decides. The numbers are those of the published Sonnet code: `snt.Linear` and `snt.Conv1D` draw from
 # a normal of standard deviation 1/sqrt(fan-in) cut at two deviations; attention projections from
 # `VarianceScaling(2.0)`, which corrects for the cut; pooling starts near a maximum; the attention output at zero.
+# Low-rank adapters start as nothing: one factor drawn, the other zero.
 _RULES = (
     (re.compile(r"/pool/logit/w$"), "identity", 2.0),
     (re.compile(r"/attention/output/w$"), "constant", 0.0),
-    (re.compile(r"/attention/(query|key|value|relative_key)/w$"), "scaled normal", 2.0),
+    (re.compile(r"/(attention|activity)/(query|key|value|relative_key)/w$"), "scaled normal", 2.0),
     (re.compile(r"/attention/(content|position)_bias$"), "scaled normal", 2.0),
+    (re.compile(r"/adapter/up/w$"), "constant", 0.0),
     (re.compile(r"/w$"), "normal", 1.0),
     (re.compile(r"/scale$"), "constant", 1.0),
     # Zero in Sonnet, which makes a model that has seen no batch overflow; the first update replaces it either way.

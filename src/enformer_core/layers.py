@@ -25,12 +25,21 @@ class Linear(snt.Module):
 
     On higher ranks TensorFlow would build the weight gradient once per position before it sums: 27 GiB for softmax
     pooling of 24,576 bp at full width.
+
+    Args:
+        size: channels of the output.
+        with_bias: whether there is a b.
+        reads_data: x may be the input of what is trained, such as a stored embedding, so that training needs no
+            gradient of it.
     """
 
-    def __init__(self, size: int, *, with_bias: bool = True, name: str):
+    def __init__(self, size: int, *, with_bias: bool = True, reads_data: bool = False, name: str):
         super().__init__(name=name)
         self._size = size
         self._with_bias = with_bias
+        self._reads_data = reads_data
+        self.adapter: snt.Module | None = None
+        """What is added to `x w`, a function of x `[..., C]`: see `adapters.py`."""
 
     @snt.once
     def _initialize(self, channels: int) -> None:
@@ -39,8 +48,12 @@ class Linear(snt.Module):
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         self._initialize(x.shape[-1])
-        flat, w = gradients_together(tf.reshape(x, [-1, x.shape[-1]]), tf.cast(self.w, x.dtype))
+        flat, w = tf.reshape(x, [-1, x.shape[-1]]), tf.cast(self.w, x.dtype)
+        if not self._reads_data:
+            flat, w = gradients_together(flat, w)
         y = tf.matmul(flat, w)
+        if self.adapter is not None:
+            y += self.adapter(flat)
         if self.b is not None:
             y += tf.cast(self.b, x.dtype)
         y = tf.reshape(y, tf.concat([tf.shape(x)[:-1], [self._size]], 0))
@@ -132,11 +145,10 @@ class BatchNorm(snt.Module):
         y = tf.nn.batch_normalization(wide, mean, variance, self._offset, self._scale, variance_epsilon=1e-5)
         return tf.cast(y, x.dtype)
 
-    def update(self, moments: Moments | None) -> None:
-        """Moves the averages by one step; None, of inference, moves nothing."""
-        if moments is not None:
-            self._moving_mean.update(moments.mean)
-            self._moving_variance.update(moments.variance)
+    def update(self, moments: Moments) -> None:
+        """Moves the averages by one step."""
+        self._moving_mean.update(moments.mean)
+        self._moving_variance.update(moments.variance)
 
 
 class LayerNorm(snt.LayerNorm):
@@ -188,7 +200,7 @@ def dropout(x: tf.Tensor, keep: tf.Tensor | None, rate: float) -> tf.Tensor:
 
 
 class ConvBlock(snt.Module):
-    """Batch normalisation, GELU, convolution: `[B, L, C]` to `[B, L, filters]`, and the moments of the batch."""
+    """Batch normalisation, GELU, convolution: `[B, L, C]` to `[B, L, filters]`."""
 
     def __init__(self, filters: int, width: int, name: str):
         super().__init__(name=name)
@@ -197,17 +209,18 @@ class ConvBlock(snt.Module):
         self._conv = Linear(filters, name="pointwise") if width == 1 else Conv1D(filters, width, name="conv")
 
     def __call__(
-        self, x: tf.Tensor, is_training: bool, recompute: bool = False
-    ) -> tuple[tf.Tensor, Moments | None]:
-        """The output and the moments; `recompute` keeps only x of what the gradients need.
+        self, x: tf.Tensor, batch_moments: bool, recompute: bool = False
+    ) -> tuple[tf.Tensor, list[Moments]]:
+        """The output, and the moments of the batch: one, or none where the averages normalise.
 
-        Of the three arrays of a block two are elementwise in the third: cheap to compute again.
+        `recompute` keeps only x of what the gradients need: of the three arrays of a block two are elementwise in the
+        third, cheap to compute again.
         """
-        moments = self.norm.moments(x) if is_training else None
-        compute = tf.recompute_grad(self._compute) if is_training and recompute else self._compute
-        return compute(x, moments), moments
+        moments = [self.norm.moments(x)] if batch_moments else []
+        compute = tf.recompute_grad(self._compute) if recompute else self._compute
+        return compute(x, *moments), moments
 
-    def _compute(self, x: tf.Tensor, moments: Moments | None) -> tf.Tensor:
+    def _compute(self, x: tf.Tensor, moments: Moments | None = None) -> tf.Tensor:
         return self._conv(gelu(self.norm(x, moments)))
 
 

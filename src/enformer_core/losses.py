@@ -11,3 +11,8 @@ def poisson(target: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
     Shapes are equal, float32, both non-negative.
     """
     return prediction - target * tf.math.log(prediction + EPSILON)
+
+
+def squared_error(target: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
+    """The square of the difference, element by element; shapes are equal, float32."""
+    return tf.square(prediction - target)

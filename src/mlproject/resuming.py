@@ -6,12 +6,14 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import tensorflow as tf
+
 from enformer_core import checkpoints
-from enformer_core.enformer import Enformer
 from mlproject.errors import InputError
 from mlproject.training import Adam
 
@@ -42,41 +44,40 @@ def only_one(path: Path) -> Iterator[None]:
 class StepCheckpoints:
     """Checkpoints of one training that is under way, `FOLDER/step-000000050` and so on: the newest two are kept.
 
-    Two, so that one that is found damaged leaves another to continue from.
+    Each is `weights.npz`, the variables, and `training.npz`, the optimizer. Two, so that one that is found damaged
+    leaves another to continue from.
 
     Args:
         folder: of this training alone.
-        model, optimizer: what is saved, and set by `restore`.
+        variables: everything that training changes, BatchNorm averages included.
+        optimizer: its state is saved with them.
         every_seconds: after how long a checkpoint is `due`.
     """
 
-    def __init__(self, folder: Path, model: Enformer, optimizer: Adam, every_seconds: float):
+    def __init__(self, folder: Path, variables: Sequence[tf.Variable], optimizer: Adam, every_seconds: float):
         self._folder = folder
-        self._model = model
+        self._variables = variables
         self._optimizer = optimizer
         self._every_seconds = every_seconds
         self._saved_at = time.monotonic()
 
     def restore(self) -> int:
-        """Sets model and optimizer from the newest whole checkpoint; returns its step, 0 where there is none."""
+        """Sets variables and optimizer from the newest whole checkpoint; returns its step, 0 where there is none."""
         for folder in sorted(self._folder.glob("step-*"), reverse=True):
             try:
-                weights = checkpoints.read_arrays(folder / "weights.npz")
                 training = checkpoints.read_arrays(folder / "training.npz")
-                checkpoints.assign(self._model, weights, folder)
+                self.restore_weights(folder)
                 self._optimizer.restore(training)
             except (OSError, ValueError, KeyError) as error:
                 print(f"{folder} is passed over: {error}", flush=True)
                 shutil.rmtree(folder)
                 continue
-            return int(folder.name.removeprefix("step-"))
+            return _step_of(folder)
         return 0
 
     def save(self, step: int) -> None:
         """Writes a checkpoint, whole or not at all."""
-        folder = self._folder / f"step-{step:09d}"
-        if not folder.exists():
-            checkpoints.save(folder, self._model, self._optimizer.state())
+        self._save(self._folder / f"step-{step:09d}", self._optimizer.state())
         for old in sorted(self._folder.glob("step-*"))[:-2]:
             shutil.rmtree(old)
         self._saved_at = time.monotonic()
@@ -84,3 +85,38 @@ class StepCheckpoints:
     def due(self) -> bool:
         """Whether the last checkpoint is `every_seconds` old."""
         return time.monotonic() - self._saved_at >= self._every_seconds
+
+    def keep_best(self, step: int) -> None:
+        """Keeps the variables as the best so far, in `FOLDER/best-...`; what was the best before is forgotten."""
+        self._save(self._folder / f"best-{step:09d}")
+        for old in self._folder.glob("best-*"):
+            if _step_of(old) != step:
+                shutil.rmtree(old)
+
+    def restore_best(self) -> int:
+        """Sets the variables to the best there were, and returns the step of that.
+
+        Raises:
+            ValueError: there is none, or it is damaged.
+        """
+        for folder in self._folder.glob("best-*"):
+            self.restore_weights(folder)
+            return _step_of(folder)
+        raise ValueError(f"{self._folder}: has no best-* checkpoint")
+
+    def restore_weights(self, folder: Path) -> None:
+        """Sets the variables, but not the optimizer, from one of these checkpoints."""
+        path = folder / "weights.npz"
+        checkpoints.assign_variables(self._variables, checkpoints.read_arrays(path), path)
+
+    def _save(self, folder: Path, training: Mapping[str, Any] | None = None) -> None:
+        if folder.exists():
+            return
+        with checkpoints.whole_folder(folder) as temporary:
+            np.savez(temporary / "weights.npz", **checkpoints.arrays(self._variables))
+            if training is not None:
+                np.savez(temporary / "training.npz", **training)
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.rpartition("-")[2])

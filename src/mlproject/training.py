@@ -164,7 +164,7 @@ def fit(
     *,
     seed: int,
     start: int = 0,
-    end_of_epoch: Callable[[int], None] = lambda step: None,
+    end_of_epoch: Callable[[int], bool | None] = lambda step: None,
     after_step: Callable[[int], None] = lambda step: None,
 ) -> TrainResult:
     """Trains: the whole loop.
@@ -176,7 +176,7 @@ def fit(
         log: gets (step, scalars) after every step: those of the step and `learning_rate`.
         seed: dropout is drawn from (seed, step).
         start: steps done before, by a run that is resumed.
-        end_of_epoch: called with the step count after every epoch: validation, checkpoints.
+        end_of_epoch: called with the step count after every epoch: validation, checkpoints; true ends the training.
         after_step: called with the step count after every step; may raise to stop.
 
     Raises:
@@ -196,7 +196,8 @@ def fit(
                     f"{name} became {value} at step {count} of {schedule.steps}; try a lower learning_rate"
                 )
         log(count, {**metrics, "learning_rate": schedule.rate(count)})
-        if count % schedule.steps_per_epoch == 0:
-            end_of_epoch(count)
+        enough = count % schedule.steps_per_epoch == 0 and end_of_epoch(count)
         after_step(count)
+        if enough:
+            return TrainResult(count, metrics, seconds)
     return TrainResult(schedule.steps, metrics, seconds)

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ from enformer_core.enformer import (
     VARIANTS,
     Enformer,
     EnformerConfig,
-    contribution_scores,
     preset,
     variant,
 )
@@ -140,26 +140,6 @@ def test_inference_moves_nothing_and_training_moves_the_averages():
     assert moved and all("moving_" in n for n in moved)
 
 
-def test_contribution_scores_equal_finite_differences():
-    model, x = toy_model(), toy_sequence()[0].numpy()
-    x[100] = 0  # an N
-    mask = np.zeros((14, 3), np.float32)
-    mask[5:8, 1] = [1, 2, 1]
-    scores = contribution_scores(model, x, mask, "human").numpy()
-    assert scores.shape == (2048,) and scores[100] == 0
-
-    def masked_mean(sequence):
-        prediction = (
-            model(tf.constant(sequence[None]), is_training=False)["human"][0].numpy().astype(np.float64)
-        )
-        return (prediction * mask).sum() / mask.sum()
-
-    # The derivative along the whole input, by central differences: float32 leaves about three digits of it.
-    step = 1e-2
-    numeric = (masked_mean(x * (1 + step)) - masked_mean(x * (1 - step))) / (2 * step)
-    assert scores.sum() == pytest.approx(numeric, rel=2e-2)
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -194,3 +174,42 @@ def test_unknown_names_list_the_known():
         preset("huge")
     with pytest.raises(ValueError, match="multiples of 128 bp"):
         toy_model().trunk(tf.zeros([1, 1000, 4]), is_training=False)
+
+
+def moved(model, **how):
+    """Names of the variables that a call of the trunk in training changes, and gradients by name."""
+    before = weights(model)
+    with tf.GradientTape() as tape:
+        y = model.trunk(toy_sequence(2), True, tf.constant([0, 1]), **how)
+        loss = tf.reduce_sum(y * y)
+    gradients = tape.gradient(loss, model.trainable_variables)
+    after = weights(model)
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    return changed, dict(zip(map(initial.variable_name, model.trainable_variables), gradients, strict=True))
+
+
+@pytest.mark.parametrize("recompute", ["never", "always"])
+def test_fixed_norms_stay_and_normalise_with_their_averages(recompute):
+    model = toy_model(dropout_rate=0.0, attention_dropout_rate=0.0, positional_dropout_rate=0.0)
+    model._recompute = recompute
+    changed, _ = moved(model)
+    assert changed and all("/moving_" in name for name in changed)
+    changed, gradients = moved(model, fixed_norms=True)
+    assert changed == set()
+    assert gradients["enformer/stem/conv/w"] is not None
+    # without dropout, training with fixed norms is inference
+    trained = model.trunk(toy_sequence(2), True, tf.constant([0, 1]), fixed_norms=True)
+    np.testing.assert_allclose(trained, model.trunk(toy_sequence(2), False), rtol=1e-5, atol=1e-6)
+
+
+def test_what_comes_before_the_moving_blocks_is_called_as_in_inference():
+    # with dropout in transformer blocks only, one moving block of two differs from inference by its own dropout
+    model = toy_model(num_transformer_layers=2)
+    key = tf.constant([0, 1])
+    draws = [model.trunk(toy_sequence(1), True, key, moving_blocks=n).numpy() for n in (0, 1, 2)]
+    assert all(not np.array_equal(a, b) for a, b in itertools.pairwise(draws))
+    assert moved(model, moving_blocks=1)[0] == set()
+    # none moves: what is left is the dropout after the final layer, of an eighth of the rate
+    dropped = draws[0] == 0
+    rate = model.config.dropout_rate / 8
+    assert 0 < dropped.mean() < 2 * rate

@@ -1,6 +1,6 @@
 import numpy as np
 
-from enformer_core.losses import poisson
+from enformer_core.losses import poisson, squared_error
 
 
 def test_poisson_is_the_negative_log_likelihood_without_its_constant():
@@ -13,3 +13,8 @@ def test_poisson_is_the_negative_log_likelihood_without_its_constant():
 
 def test_poisson_of_a_prediction_of_zero_is_finite():
     assert np.isfinite(poisson(np.float32(3), np.float32(0)))
+
+
+def test_squared_error():
+    found = squared_error(np.array([0.0, 2.0], np.float32), np.array([0.5, -1.0], np.float32))
+    np.testing.assert_array_equal(found, [0.25, 9.0])

@@ -34,7 +34,7 @@ def training(tmp_path):
     """Model, optimizer and their checkpoints."""
     model = toy_model()
     optimizer = Adam(model.trainable_variables)
-    return model, optimizer, StepCheckpoints(tmp_path / "run", model, optimizer, every_seconds=0)
+    return model, optimizer, StepCheckpoints(tmp_path / "run", model.variables, optimizer, every_seconds=0)
 
 
 def mark(model, optimizer, value):
@@ -76,11 +76,26 @@ def test_a_damaged_one_is_passed_over_and_named(training, tmp_path, capsys, name
     assert "step-000000010 is passed over" in capsys.readouterr().out
 
 
+def test_only_the_best_is_kept_and_the_optimizer_is_not_in_it(training, tmp_path):
+    model, optimizer, saved = training
+    with pytest.raises(ValueError, match="no best"):
+        saved.restore_best()
+    for step in (5, 10):
+        mark(model, optimizer, step)
+        saved.keep_best(step)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["best-000000010"]
+    mark(model, optimizer, 99)
+    assert saved.restore_best() == 10
+    assert {float(v.numpy().flat[0]) for v in model.variables} == {10.0}
+    assert {float(v.numpy().flat[0]) for v in optimizer.slots().values()} == {99.0}
+    assert saved.restore() == 0  # it is nothing to go on from
+
+
 def test_due_follows_the_clock(tmp_path):
     model = toy_model()
     optimizer = Adam(model.trainable_variables)
-    assert StepCheckpoints(tmp_path, model, optimizer, every_seconds=0).due()
-    assert not StepCheckpoints(tmp_path, model, optimizer, every_seconds=1000).due()
+    assert StepCheckpoints(tmp_path, model.variables, optimizer, every_seconds=0).due()
+    assert not StepCheckpoints(tmp_path, model.variables, optimizer, every_seconds=1000).due()
 
 
 @pytest.mark.parametrize(

@@ -138,3 +138,18 @@ def test_a_resumed_training_ends_with_the_same_bits(enformer_step):
     fit(step, enformer_batches(3), schedule, lambda *_: None, seed=7, start=3)
     for variable, value in zip(model.variables, expected, strict=True):
         np.testing.assert_array_equal(variable, value, err_msg=variable.name)
+
+
+def test_an_epoch_may_be_the_last():
+    variable = tf.Variable([0.0, 0.0, 0.0])
+    seen = []
+    result = fit(
+        make_step(quadratic(variable), Adam([variable])),
+        targets(),
+        SCHEDULE,
+        lambda *_: None,
+        seed=0,
+        end_of_epoch=lambda step: step == 8,
+        after_step=seen.append,
+    )
+    assert result.step == 8 and seen == list(range(1, 9))

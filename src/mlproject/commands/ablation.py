@@ -292,7 +292,7 @@ def _train_child(options: Options, child: "Run", bench: Bench, seed: int, folder
     for organism, dataset in bench.datasets.items():
         name = f"{Path(options.data).name}/{organism}"
         child.use_dataset(name=name, digest=dataset.digest, source=str(dataset.path), context="training")
-    saved = StepCheckpoints(folder, bench.model, bench.optimizer, options.checkpoint_seconds)
+    saved = StepCheckpoints(folder, bench.model.variables, bench.optimizer, options.checkpoint_seconds)
     start = saved.restore()
     if start:
         print(f"{label}: goes on after step {start}", flush=True)

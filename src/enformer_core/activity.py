@@ -1,0 +1,52 @@
+"""A trunk with an activity head: what fine-tuning on constructs trains.
+
+    sequence [B, L, 4]  ->  trunk [B, L/128, 2C]  ->  ActivityHead [B, 1]
+
+The trunk keeps its track heads, so that a fine-tuned model predicts tracks too.
+"""
+
+import dataclasses
+
+import sonnet as snt
+import tensorflow as tf
+
+from enformer_core import initial
+from enformer_core.enformer import Enformer, EnformerConfig
+from enformer_core.heads import ActivityHead, ActivityHeadConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class ActivityConfig:
+    """Everything that makes one model; saved beside its weights."""
+
+    enformer: EnformerConfig
+    activity: ActivityHeadConfig
+
+    @property
+    def sequence_length(self) -> int:
+        """Input in bp."""
+        return self.enformer.sequence_length
+
+
+class ActivityModel(snt.Module):
+    """The model: `[B, L, 4]` one-hot float32 to `{"activity": [B, 1]}` float32.
+
+    Args:
+        enformer: its trunk is used as it is, at its own sequence length.
+        config: of the head.
+        seed: of the head's initial weights.
+    """
+
+    def __init__(self, enformer: Enformer, config: ActivityHeadConfig, seed: int = 0):
+        super().__init__(name="activity_model")
+        self.enformer = enformer
+        self.config = ActivityConfig(enformer.config, config)
+        self.head = ActivityHead(config)
+        self.heads = {"activity": self.head}
+        bins = enformer.config.num_bins
+        self.head(tf.zeros([1, bins, 2 * enformer.config.channels]))  # makes the variables
+        initial.initialize(self.head, seed)
+
+    def __call__(self, sequence: tf.Tensor, is_training: bool) -> dict[str, tf.Tensor]:
+        """The activity; of a sequence of the model's own length only."""
+        return {"activity": self.head(self.enformer.trunk(sequence, is_training))}
