@@ -2,10 +2,13 @@
 
 import contextlib
 import fcntl
+import glob
 import gzip
 import math
 import os
 import re
+import shutil
+import uuid
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -134,9 +137,9 @@ def number(word: str, where: str, name: str) -> float:
       InputError: it is none, or not finite.
     """
     with contextlib.suppress(ValueError):
-        if _NUMBER.fullmatch(word) and math.isfinite(value := float(word)):
+        if _NUMBER.fullmatch(word.strip()) and math.isfinite(value := float(word)):
             return value
-    raise InputError(f"{where}: {name} is {word[:40]!r}, expected a number.")
+    raise InputError(f"{where}: {name} is {word.strip()[:40]!r}, expected a number.")
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -168,3 +171,35 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def new_folder(final: Path) -> Iterator[Path | None]:
+    """A hidden folder that is flushed and takes the name `final` when the block ends well; or else is removed.
+
+    Several processes may ask at once: one makes it, and the others then get None, as where `final` is there
+    already. What a killed process has left for the same name is removed.
+    """
+    created = not final.parent.exists()
+    final.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(final.parent):
+            if final.exists():
+                yield None
+                return
+            for leftover in final.parent.glob(f".{glob.escape(final.name)}.partial-*"):
+                shutil.rmtree(leftover)
+            partial = final.with_name(f".{final.name}.partial-{uuid.uuid4().hex[:8]}")
+            try:
+                partial.mkdir()
+                yield partial
+                for path in [*partial.rglob("*"), partial]:
+                    sync(path)
+                os.replace(partial, final)
+                sync(final.parent)
+            except BaseException:
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
+    finally:
+        if created and not any(final.parent.iterdir()):
+            final.parent.rmdir()

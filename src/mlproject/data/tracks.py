@@ -3,8 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from mlproject.data.files import explained, locked, sync
+from mlproject.data.files import explained, new_folder
 from mlproject.data.genome import Genome, name_some
 from mlproject.data.records import SUBSETS, Statistics, check_organism, open_dataset, shard_counts
 from mlproject.data.shards import Plan, Shard, Task, make_shards
@@ -153,31 +151,15 @@ def build(inputs: Inputs, *, workers: int = 1, progress: bool = False) -> Statis
     """
     _at_least(1, workers=workers)
     final, options = inputs.final, inputs.options
-    output, organism = final.parent, final.name
-    with explained(f"output {output}: cannot be written"):
-        created = not output.exists()
-        output.mkdir(parents=True, exist_ok=True)
-        try:
-            with locked(output):
-                if final.exists():
-                    return _existing(final, options)
-                for leftover in output.glob(f".{organism}.partial-*"):  # of a build that was killed
-                    shutil.rmtree(leftover)
-                partial = output / f".{organism}.partial-{uuid.uuid4().hex[:8]}"
-                try:
-                    (partial / "tfrecords").mkdir(parents=True)
-                    tasks = _tasks(inputs.windows, inputs.examples_per_shard, partial)
-                    shards = make_shards(tasks, inputs.plan, workers, progress)
-                    statistics = _statistics(shards, inputs)
-                    _finish(partial, shards, statistics, inputs.plan.targets, options)
-                    os.replace(partial, final)
-                    sync(output)
-                except BaseException:
-                    shutil.rmtree(partial, ignore_errors=True)
-                    raise
-        finally:
-            if created and not any(output.iterdir()):
-                output.rmdir()
+    output = final.parent
+    with explained(f"output {output}: cannot be written"), new_folder(final) as partial:
+        if partial is None:
+            return _existing(final, options)
+        (partial / "tfrecords").mkdir()
+        tasks = _tasks(inputs.windows, inputs.examples_per_shard, partial)
+        shards = make_shards(tasks, inputs.plan, workers, progress)
+        statistics = _statistics(shards, inputs)
+        _finish(partial, shards, statistics, inputs.plan.targets, options)
     return statistics
 
 
@@ -322,7 +304,3 @@ def _finish(
     (folder / "sequences.bed").write_text("".join(rows))
     (folder / "build.json").write_text(json.dumps(options, indent=2) + "\n")
     (folder / "manifest.json").write_text(json.dumps({"shards": manifest}, indent=2) + "\n")
-    for name in ("statistics.json", "targets.txt", "sequences.bed", "build.json", "manifest.json"):
-        sync(folder / name)
-    sync(folder / "tfrecords")
-    sync(folder)

@@ -4,7 +4,16 @@ import zlib
 
 import pytest
 
-from mlproject.data.files import explained, read_lines, read_text, whole_number, write_whole
+from mlproject.data.files import (
+    explained,
+    new_folder,
+    number,
+    read_lines,
+    read_rows,
+    read_text,
+    whole_number,
+    write_whole,
+)
 from mlproject.errors import InputError
 
 
@@ -71,3 +80,53 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
     with pytest.raises(OSError):
         write_whole(tmp_path / "b.json", "two")
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["b.json", "new"]
+
+
+@pytest.mark.parametrize(
+    "word", ["", "high", "nan", "inf", "1e999", "1_000", "1,5", "\u0663", "0x10", "1 2", "--1"]
+)
+def test_what_is_no_number_is_refused(word):
+    with pytest.raises(InputError, match=r"^table t, line 3: activity is .*, expected a number\.$"):
+        number(word, "table t, line 3", "activity")
+    assert [number(good, "", "") for good in ("-1.5", " 2e-3 ", "7", "+.5")] == [-1.5, 0.002, 7.0, 0.5]
+
+
+def test_rows_are_words_by_column(tmp_path):
+    path = tmp_path / "t.tsv"
+    path.write_bytes(
+        b"\xef\xbb\xbfa\t\tb \r\n\r\n 1\tx\tNA\r\n\t\t\xc3\xa9\r\n".replace(b"\r\n\t\t", b"\r\n2\t\t")
+    )
+    assert read_rows(path, "table", ["b"]) == [(3, {"a": "1", "b": "NA"}), (4, {"a": "2", "b": "é"})]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("", "has no rows"), ("a\tb\n", "has no rows"),
+     ("a,b\n1,2\n", "columns are separated by commas; save it with tabs"),
+     ("a;b\n1,5;2\n", "columns are separated by semicolons"),
+     ("a\tc\n1\t2\n", "has no column 'b'; it has a, c"),
+     ("a\tb\ta\n1\t2\t3\n", "names column 'a' twice"),
+     ("a\tb\n1\t2\n\n1\t2\t3\n", "line 4: has 3 columns, the header has 2")],
+)  # fmt: skip
+def test_a_wrong_table_is_refused(tmp_path, text, said):
+    (tmp_path / "t.tsv").write_text(text)
+    with pytest.raises(InputError, match=rf"^table .*t\.tsv.*{said}") as caught:
+        read_rows(tmp_path / "t.tsv", "table", ["a", "b"])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    final = tmp_path / "out" / "[a]"
+    with pytest.raises(RuntimeError), new_folder(final) as folder:
+        (folder / "half").write_text("written")
+        raise RuntimeError
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "out" / ".[a].partial-killed").mkdir(parents=True)
+    with new_folder(final) as folder:
+        (folder / "in").mkdir()
+        (folder / "in" / "file").write_text("whole")
+        assert not final.exists()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["[a]"]
+    with new_folder(final) as folder:
+        assert folder is None
+    assert (final / "in" / "file").read_text() == "whole"

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlproject.data import shards, tracks
+from mlproject.data import files, shards, tracks
 from mlproject.data.genome import Genome, Interval
 from mlproject.data.records import open_dataset, read_shard, verify
 from mlproject.data.tracks import build, check
@@ -227,7 +227,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(toy, tmp_path, monkeypatch, 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(shards if place == "write_shard" else tracks, place, full)
+    room = {"write_shard": shards, "make_shards": tracks, "sync": files}[place]
+    monkeypatch.setattr(room, place, full)
     with pytest.raises(InputError, match=r"output .*data: cannot be written \(No space left on device\)"):
         toy.build(tmp_path / "data")
     assert not (tmp_path / "data").exists()
