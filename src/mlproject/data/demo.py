@@ -59,7 +59,7 @@ SUM_STAT = {"DNASE": "mean", "ATAC": "mean", "CHIP": "sum", "CAGE": "sum_sqrt"}
 READS = 8  # counts behind one unit of signal: more is less noise
 
 
-class _Grammar(NamedTuple):
+class Grammar(NamedTuple):
     """The motifs, shared by both organisms, as base codes."""
 
     motifs: list[np.ndarray]
@@ -113,14 +113,15 @@ def demo_inputs(work_dir: str | os.PathLike = "work", seed: int = 0) -> Path:
     return folder / "raw"
 
 
-def _grammar(seed: int) -> _Grammar:
+def grammar(seed: int) -> Grammar:
+    """The motifs of the demo of this seed."""
     rng = np.random.default_rng([seed, 0])
     probability = [(1 - MOTIF_GC) / 2, MOTIF_GC / 2, MOTIF_GC / 2, (1 - MOTIF_GC) / 2]
 
     def motif(length: int) -> np.ndarray:
         return rng.choice(4, length, p=probability).astype(np.uint8)
 
-    return _Grammar(
+    return Grammar(
         [motif(MOTIF_BP[i % len(MOTIF_BP)]) for i in range(MOTIFS)],
         motif(PROMOTER_BP),
         [motif(ENHANCER_BP) for _ in range(max(CELLS.values()) // 2)],
@@ -130,13 +131,13 @@ def _grammar(seed: int) -> _Grammar:
 def _write_organism(folder: Path, organism: str, seed: int, number: int) -> None:
     import pyBigWig
 
-    grammar = _grammar(seed)
+    shared = grammar(seed)
     rng = np.random.default_rng([seed, 1 + number])
     lengths = {chrom: n * TARGET_BP + 2 * CROP_BP for chrom, n in CHROMOSOMES[organism].items()}
-    sequences = {chrom: _sequence(length, grammar, rng) for chrom, length in lengths.items()}
+    sequences = {chrom: _sequence(length, shared, rng) for chrom, length in lengths.items()}
     unknown_chrom, unknown_start, unknown_end = UNKNOWN
     sequences[unknown_chrom][unknown_start:unknown_end] = 4
-    signals = {chrom: _signals(bases, grammar, organism, seed, number) for chrom, bases in sequences.items()}
+    signals = {chrom: _signals(bases, shared, organism, seed, number) for chrom, bases in sequences.items()}
     (folder / "bigwigs").mkdir(parents=True)
     with open(folder / "genome.fa", "w", encoding="ascii") as fasta:
         for chrom, bases in sequences.items():
@@ -197,7 +198,7 @@ def _tracks(organism: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _sequence(length: int, grammar: _Grammar, rng: np.random.Generator) -> np.ndarray:
+def _sequence(length: int, grammar: Grammar, rng: np.random.Generator) -> np.ndarray:
     """Base codes `[length]` uint8: stretches by turns, then motifs written over them."""
     stretches = 2 * length // (ACTIVE_BP + INACTIVE_BP) + 20
     means = np.where(np.arange(stretches) % 2, ACTIVE_BP, INACTIVE_BP)
@@ -237,7 +238,7 @@ def _occurrences(bases: np.ndarray, motif: np.ndarray) -> tuple[np.ndarray, np.n
     return found[0], found[1]
 
 
-def _signals(bases: np.ndarray, grammar: _Grammar, organism: str, seed: int, number: int) -> np.ndarray:
+def _signals(bases: np.ndarray, grammar: Grammar, organism: str, seed: int, number: int) -> np.ndarray:
     """Expected signal per block of `RESOLUTION` bp: `[tracks, blocks]` float64, tracks as in `_tracks`."""
     blocks = len(bases) // RESOLUTION
     cells = CELLS[organism]

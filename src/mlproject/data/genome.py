@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -131,6 +131,8 @@ def read_bed(
     lengths: dict[str, int],
     labels: Sequence[str] = (),
     other_chromosomes: bool = False,
+    named: bool = False,
+    rename: Callable[[str], str] = str,
 ) -> list[tuple[Interval, str]]:
     """The regions of a BED file with their labels, in file order.
 
@@ -142,6 +144,8 @@ def read_bed(
       lengths: chromosome lengths, which names and ends are checked against.
       labels: the words that the fourth column may hold. Without any it is not read and labels are "".
       other_chromosomes: accept regions on chromosomes that `lengths` has not.
+      named: the label is the fourth column, any word that is not empty.
+      rename: what a chromosome of the file is called in `lengths`.
 
     Raises:
       InputError: names the file, the line and the field.
@@ -152,12 +156,12 @@ def read_bed(
             continue
         fields = line.split("\t") if "\t" in line else line.split()
         where = f"bed {path}, line {number}"
-        wanted = 4 if labels else 3
+        wanted = 4 if labels or named else 3
         if len(fields) < wanted:
             raise InputError(
                 f"{where}: has {len(fields)} columns, expected at least {wanted}, separated by tabs."
             )
-        chrom = fields[0].strip()
+        chrom = rename(fields[0].strip())
         start, end = (
             whole_number(word, where, name) for name, word in zip(("start", "end"), fields[1:3], strict=True)
         )
@@ -173,7 +177,9 @@ def read_bed(
             raise InputError(
                 f"{where}: end {end} is off the end of {chrom}, which is {lengths[chrom]} bp long."
             )
-        label = fields[3].strip() if labels else ""
+        label = fields[3].strip() if labels or named else ""
+        if named and not label:
+            raise InputError(f"{where}: the fourth column is empty, expected a name.")
         if labels and label not in labels:
             raise InputError(
                 f"{where}: the fourth column is {label!r}, expected {', '.join(labels[:-1])} or {labels[-1]}."

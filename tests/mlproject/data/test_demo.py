@@ -44,7 +44,7 @@ def test_the_demo_is_what_the_commands_expect(tmp_path):
 
 
 def test_a_promoter_fires_where_an_enhancer_is_in_reach():
-    grammar = demo._grammar(0)
+    grammar = demo.grammar(0)
     bases = np.zeros(80_000, np.uint8)
     promoter, enhancer = grammar.promoter, grammar.enhancers[0]
     for at in (20_000, 60_000):

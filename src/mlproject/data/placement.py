@@ -1,0 +1,347 @@
+"""Payloads put in the place of a locus: constructs of one length, their folds, and the folder that keeps them.
+
+constructs.tsv  a row per construct, see `constructs`
+summary.json    what was counted on the way, and the options and inputs it was made from
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from mlproject.data import similarity
+from mlproject.data.constructs import FILE, Construct, Site, table
+from mlproject.data.files import explained, new_folder
+from mlproject.data.genome import Genome, name_some
+from mlproject.data.payloads import (
+    Payload,
+    find_sites,
+    plain,
+    read_activities,
+    read_flanks,
+    read_locus,
+    read_sequences,
+    read_sites,
+)
+from mlproject.data.records import SUBSETS
+from mlproject.errors import InputError
+from mlproject.options import nearest
+
+SUMMARY = "summary.json"
+
+SplitBy = Literal["group", "similarity", "construct"]
+WithoutSequence = Literal["refuse", "drop"]
+
+
+class Placed(NamedTuple):
+    """A payload between its flanks: `[start, end)` of `sequence` is what is there of it."""
+
+    sequence: str
+    start: int
+    end: int
+    sites: tuple[Site, ...]
+    outside: tuple[Site, ...]  # of the sites, where they would be
+    trimmed_bp: int  # of the payload
+    off_chromosome_bp: int  # of the flanks
+
+
+class Inputs(NamedTuple):
+    """What `check` found good: all that `build` needs."""
+
+    final: Path
+    constructs: list[Construct]
+    payloads: list[str]  # of each construct, as far as it is in it
+    summary: dict[str, Any]  # without what `build` counts
+    options: dict[str, Any]
+    inputs: dict[str, str | None]  # sha256 of each
+
+
+def place(payload: str, sites: Sequence[Site], flanks: tuple[str, str], length: int) -> Placed:
+    """The payload in the middle of `length` letters, between the flanks next to it; sites are shifted along.
+
+    A shorter payload has the lesser half of the room on its left; a longer one is trimmed alike at both ends, the
+    lesser half at its left. What a flank has not ('.') is N. A site that is not wholly inside is outside.
+    """
+    room = length - len(payload)
+    left = int(room / 2)  # towards zero
+    before, after = flanks
+    sequence = (
+        before[len(before) - max(left, 0) :]
+        + payload[max(-left, 0) : length - left]
+        + after[: max(room - left, 0)]
+    )
+    shifted = [Site(name, start + left, end + left) for name, start, end in sites]
+    inside = [site.start >= 0 and site.end <= length for site in shifted]
+    return Placed(
+        sequence.replace(".", "N"),
+        max(left, 0),
+        min(left + len(payload), length),
+        tuple(site for site, kept in zip(shifted, inside, strict=True) if kept),
+        tuple(site for site, kept in zip(shifted, inside, strict=True) if not kept),
+        max(-room, 0),
+        sequence.count("."),
+    )
+
+
+def check(
+    output: str | os.PathLike,
+    table_path: str | os.PathLike,
+    payloads_path: str | os.PathLike,
+    sites_path: str | os.PathLike | None,
+    reference: str | os.PathLike,
+    locus: str,
+    *,
+    length: int,
+    value_column: str = "activity",
+    group_column: str = "",
+    split_by: SplitBy = "group",
+    least_similarity: float = 0.3,
+    fold_ratios: Sequence[str] = ("train=8", "valid=1", "test=1"),
+    num_folds: int = 0,
+    deletions: Sequence[str] = (),
+    without_sequence: WithoutSequence = "refuse",
+    search_sites: bool = True,
+    seed: int = 0,
+    work_dir: str | os.PathLike = "work",
+) -> Inputs:
+    """Read everything, put the payloads in place and give them folds.
+
+    Nothing is written but the index and copy of the reference in `work_dir`.
+
+    Args:
+      output: folder of the constructs.
+      table_path: see `payloads.read_activities`; so `value_column` and `group_column`.
+      payloads_path: FASTA of the payloads.
+      sites_path: BED of sites on payloads, or None.
+      reference: FASTA in which the locus is.
+      locus: what a payload takes the place of, `chrom:start-end`; start > end is the reverse strand.
+      length: of a construct in bp.
+      split_by: what is kept in one fold: groups, clusters of similar payloads, or only each construct itself.
+      least_similarity: of a cluster, mean Jaccard similarity of 31-mers.
+      fold_ratios: words such as train=8, with the names of `SUBSETS`.
+      num_folds: 2 or more: as many folds of one size, named 0, 1, ..., instead.
+      deletions: payloads that are the locus with nothing in its place.
+      without_sequence: of payloads that are neither in the FASTA nor in `deletions`.
+      search_sites: find the annotated sites in payloads on which the BED has none.
+      seed: of the folds.
+      work_dir: for the index of the reference.
+
+    Raises:
+      InputError: something in the inputs is wrong, or other constructs are in the way.
+    """
+    final = Path(output)
+    if not final.name:
+        raise InputError(f"output is {str(output)!r}, expected the folder of the constructs.")
+    if length < 1:
+        raise InputError(f"length is {length}, expected 1 or more.")
+    if seed < 0:
+        raise InputError(f"seed is {seed}, expected 0 or more.")
+    if not 0 < least_similarity <= 1:
+        raise InputError(f"similarity is {least_similarity:g}, expected above 0 and at most 1.")
+    ratios = _ratios(fold_ratios, num_folds)
+    activities = read_activities(table_path, value_column, group_column)
+    sequences, letters_made_n = read_sequences(payloads_path)
+    deleted = _deletions(deletions, activities.payloads, sequences, table_path, payloads_path)
+    measured = {key: one for key, one in activities.payloads.items() if not math.isnan(one.activity)}
+    absent = [one.name for key, one in measured.items() if key not in sequences and key not in deleted]
+    if absent and without_sequence == "refuse":
+        raise InputError(
+            f"table {table_path}: {name_some(absent)}: no sequence in {payloads_path}; add it, name it in "
+            "deletions, or set without_sequence to drop."
+        )
+    built = {key: one for key, one in measured.items() if key in sequences or key in deleted}
+    if not built:
+        raise InputError(f"table {table_path}: no payload has both a value of {value_column} and a sequence.")
+    sites = read_sites(sites_path, sequences) if sites_path else {}
+    unannotated = [key for key in built if key in sequences and key not in sites]
+    found = find_sites(sequences, sites, unannotated) if search_sites else {}
+    genome = Genome(reference, work_dir)
+    flanks = read_flanks(genome, read_locus(locus, genome), length)
+    genome.close()
+    placed = {
+        key: place(sequences.get(key, ""), sites.get(key, found.get(key, ())), flanks, length)
+        for key in built
+    }
+    clusters = _clusters(built, sequences, split_by, least_similarity)
+    folds = similarity.assign_folds(clusters, ratios, seed)
+    constructs = [
+        Construct(
+            index, one.name, one.group, cluster, fold, one.activity, placed[key].sites, placed[key].sequence
+        )
+        for index, ((key, one), cluster, fold) in enumerate(zip(built.items(), clusters, folds, strict=True))
+    ]
+    options = {
+        "locus": locus, "length": length, "value_column": value_column, "group_column": group_column,
+        "split_by": split_by, "similarity": least_similarity, "fold_ratios": list(fold_ratios),
+        "num_folds": num_folds, "deletions": sorted(deleted), "without_sequence": without_sequence,
+        "find_sites": search_sites, "seed": seed,
+    }  # fmt: skip
+    inputs = {
+        "table": _sha256(table_path),
+        "payloads": _sha256(payloads_path),
+        "sites": _sha256(sites_path) if sites_path else None,
+        "reference": hashlib.sha256(" ".join(flanks).encode()).hexdigest(),  # what of it is used
+    }
+    with explained(f"output {output}: cannot be read"):
+        if final.exists():
+            _existing(final, options, inputs)
+    without_value = [one.name for key, one in activities.payloads.items() if key not in measured]
+    summary = {
+        "constructs": len(constructs),
+        "length": length,
+        "rows": {"read": activities.rows, "without_value": activities.without_value},
+        "payloads": {
+            "in_table": len(activities.payloads),
+            "without_value": without_value,
+            "without_sequence": absent,
+            "deletions": [one.name for key, one in built.items() if key in deleted],
+            "not_in_table": len(sequences.keys() - activities.payloads.keys()),
+            "letters_made_n": letters_made_n,
+        },
+        "placed": _counted(list(placed.values())),
+        "sites": {
+            "given": sum(len(sites.get(key, ())) for key in built),
+            "found": sum(map(len, found.values())),
+            "outside": [f"{built[key].name} {site}" for key, one in placed.items() for site in one.outside],
+        },
+    }
+    parts = [one.sequence[one.start : one.end] for one in placed.values()]
+    return Inputs(final, constructs, parts, summary, options, inputs)
+
+
+def build(inputs: Inputs) -> dict[str, Any]:
+    """Write the folder, whole or not at all, or find that it is already there; the contents of `summary.json`.
+
+    Raises:
+      InputError: the output cannot be written, or other constructs are in the way.
+    """
+    final = inputs.final
+    with explained(f"output {final}: cannot be written"), new_folder(final) as partial:
+        if partial is None:
+            return _existing(final, inputs.options, inputs.inputs)
+        text = table(inputs.constructs)
+        (partial / FILE).write_text(text, encoding="utf-8")
+        summary = inputs.summary | {
+            "folds": _folds(inputs.constructs, inputs.payloads),
+            "options": inputs.options,
+            "inputs": inputs.inputs,
+            "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        }
+        (partial / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    return summary
+
+
+def _ratios(words: Sequence[str], num_folds: int) -> dict[str, float]:
+    if num_folds:
+        if num_folds < 2:
+            raise InputError(f"num_folds is {num_folds}, expected 2 or more, or 0 for fold_ratios.")
+        return {str(fold): 1.0 for fold in range(num_folds)}
+    ratios: dict[str, float] = {}
+    for word in words:
+        name, _, ratio = word.partition("=")
+        try:
+            value = float(ratio)
+        except ValueError:
+            value = math.nan
+        if name not in SUBSETS or name in ratios or not 0 <= value < math.inf:
+            raise InputError(
+                f"fold_ratios has {word!r}, expected each of {', '.join(SUBSETS)} at most once, "
+                "such as train=8,valid=1,test=1."
+            )
+        ratios[name] = value
+    if not any(ratios.values()):
+        raise InputError("fold_ratios has no fold above 0, expected such as train=8,valid=1,test=1.")
+    return ratios
+
+
+def _deletions(
+    names: Sequence[str],
+    payloads: Mapping[str, Payload],
+    sequences: Mapping[str, str],
+    table_path,
+    fasta_path,
+) -> set[str]:
+    for name in names:
+        if plain(name) not in payloads:
+            hint = nearest(name, [one.name for one in payloads.values()])
+            raise InputError(f"deletions names {name}, which is not in table {table_path}{hint or '.'}")
+        if plain(name) in sequences:
+            raise InputError(
+                f"deletions names {name}, which has a sequence in {fasta_path}; leave one of them out."
+            )
+    return {plain(name) for name in names}
+
+
+def _counted(placed: Sequence[Placed]) -> dict[str, int]:
+    flanks = [one.sequence[: one.start] + one.sequence[one.end :] for one in placed]
+    return {
+        "trimmed": sum(one.trimmed_bp > 0 for one in placed),
+        "same_sequence": len(placed) - len({one.sequence for one in placed}),
+        "flank_n_bp": sum(letters.count("N") for letters in flanks),
+        "off_chromosome_bp": sum(one.off_chromosome_bp for one in placed),
+    }
+
+
+def _clusters(
+    built: Mapping[str, Payload], sequences: Mapping[str, str], split_by: SplitBy, least_similarity: float
+) -> list[str]:
+    """What is kept in one fold, for each construct; a cluster of similar ones has the name of its first."""
+    if split_by == "group":
+        return [one.group for one in built.values()]
+    names = [one.name for one in built.values()]
+    if split_by == "construct":
+        return names
+    found = similarity.clusters([sequences.get(key, "") for key in built], least_similarity)
+    return [names[found.index(cluster)] for cluster in found]
+
+
+def _folds(constructs: Sequence[Construct], parts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What each fold holds, and how much of its payloads another fold knows."""
+    of = [construct.fold for construct in constructs]
+    shared = similarity.leaks(parts, of)
+    folds = {}
+    for fold in sorted(set(of), key=lambda fold: SUBSETS.index(fold) if fold in SUBSETS else int(fold)):
+        rows = [row for row, own in enumerate(of) if own == fold]
+        values = np.array([constructs[row].activity for row in rows])
+        known = shared[rows][~np.isnan(shared[rows])]
+        folds[fold] = {
+            "constructs": len(rows),
+            "clusters": len(Counter(constructs[row].cluster for row in rows)),
+            "activity_mean": float(values.mean()),
+            "activity_sd": float(values.std()),
+            "shared_most": float(known.max()) if len(known) else 0.0,
+            "shared_mean": float(known.mean()) if len(known) else 0.0,
+        }
+    return folds
+
+
+def _existing(final: Path, options: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary of the constructs that are there, if they are whole and of these options and inputs."""
+    try:
+        summary = json.loads((final / SUMMARY).read_text(encoding="utf-8"))
+        made_with = {**summary["options"], **summary["inputs"]}
+        sha256 = _sha256(final / FILE)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError(
+            f"{final}: exists and was not made by build_constructs; choose another output or remove it."
+        ) from None
+    wrong = [name for name, value in {**options, **inputs}.items() if made_with.get(name) != value]
+    if wrong:
+        raise InputError(
+            f"{final}: exists and was built with another {wrong[0]}; choose another output or remove it."
+        )
+    if sha256 != summary["sha256"]:
+        raise InputError(
+            f"{final}: {FILE} was changed since it was built; choose another output or remove it."
+        )
+    return summary
+
+
+def _sha256(path: str | os.PathLike) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
