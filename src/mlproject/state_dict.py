@@ -126,7 +126,9 @@ class _Descriptions(pickle.Unpickler):
 
     def __init__(self, content: bytes):
         for code, argument, _ in pickletools.genops(content):
-            if "PUT" in code.name and argument > len(content):  # Python would make room for as many
+            if (
+                "PUT" in code.name and isinstance(argument, int) and argument > len(content)
+            ):  # Python would make room for as many
                 raise pickle.UnpicklingError(f"{code.name} {argument}")
         super().__init__(io.BytesIO(content), encoding="utf-8")
         # Made for each file, because a pickle can set attributes of what it is given.

@@ -1,6 +1,7 @@
 """The published model in its TF-Hub form: a SavedModel that predicts and shows nothing of its inside."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -27,7 +28,7 @@ class TensorHubModel:
         except (OSError, ValueError, IndexError, KeyError, tf.errors.OpError) as error:
             reason = (str(error).splitlines() or [repr(error)])[0]
             raise ValueError(f"{folder}: not a SavedModel, or a damaged one ({reason})") from error
-        self._predict = getattr(getattr(self._loaded, "model", None), "predict_on_batch", None)
+        self._predict: Any = getattr(getattr(self._loaded, "model", None), "predict_on_batch", None)
         if not callable(self._predict):
             raise ValueError(
                 f"{folder}: a SavedModel without model.predict_on_batch, which the TF-Hub form has"
@@ -66,7 +67,7 @@ class TensorHubModel:
         return np.asarray(outputs[head], np.float32)[:, first : first + wanted]
 
 
-def _heads(predict: object) -> dict[str, int]:
+def _heads(predict: Any) -> dict[str, int]:
     """Tracks by head of a function that was loaded; empty where its signature does not tell."""
     for function in getattr(predict, "concrete_functions", []):
         outputs = function.structured_outputs
