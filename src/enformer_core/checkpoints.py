@@ -37,7 +37,7 @@ def save(folder: Path | str, model: Enformer | ActivityModel) -> None:
     with whole_folder(Path(folder)) as temporary:
         document = {"model": type(model).__name__, "config": dataclasses.asdict(model.config)}
         (temporary / "config.json").write_text(json.dumps(document, indent=2) + "\n")
-        np.savez(temporary / "weights.npz", **arrays(model.variables))
+        np.savez(temporary / "weights.npz", **arrays(model.variables))  # type: ignore[arg-type]
 
 
 def load(

@@ -345,6 +345,12 @@ class Enformer(snt.Module):
             x = dropout(x, draw_masks(key, "final", rate, 1, [batch, *x.shape[1:]])[0], rate)
         return tf.cast(gelu(x), tf.float32)
 
+    @property
+    def trunk_variables(self) -> list[tf.Variable]:
+        """Every variable but those of the heads."""
+        of_heads = {id(variable) for head in self.heads.values() for variable in head.variables}
+        return [variable for variable in self.variables if id(variable) not in of_heads]
+
     def _recomputes(self, sequence: tf.Tensor) -> tuple[bool, bool]:
         """Whether a training step computes elementwise activations again, and whole stages."""
         if self._recompute != "auto":

@@ -107,12 +107,7 @@ def results_text(results: pd.DataFrame) -> str:
         measured = f"{rows['pearson_mean'].count()}/{len(rows)}"
         numbers = [_mean_and_sd(rows[name]) for name in ("pearson_mean", *categories, "train_loss")]
         lines.append([str(variant), measured, *numbers])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    text = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
-    text.insert(1, "  ".join("-" * width for width in widths))
+    text = [_aligned(lines)]
     if "failure" in results:
         failed = results[results["failure"].notna()]
         text += [f"failed: {row.variant} seed {row.seed}: {row.failure}" for row in failed.itertuples()]
@@ -254,7 +249,96 @@ def scatter_figure(tracks: Tracks, organism: str, x: str = "vanilla", y: str = "
     return figure
 
 
+# -- activities of constructs
+
+
+def comparison_text(comparison: pd.DataFrame) -> str:
+    """A table for the terminal: each predictor's Pearson and Spearman r with their intervals."""
+    lines = [["predictor", "Pearson r", "Spearman r"]]
+    for row in comparison.itertuples():
+        cells = [
+            f"{getattr(row, kind):.3f} ({getattr(row, f'{kind}_low'):.3f} to {getattr(row, f'{kind}_high'):.3f})"
+            for kind in ("pearson", "spearman")
+        ]
+        lines.append([row.predictor, *cells])
+    return _aligned(lines)
+
+
+def write_activity_figure(constructs: pd.DataFrame, title: str, path: Path) -> Path:
+    """Saves `activity_figure` and returns its path."""
+    with matplotlib.rc_context(_STYLE):
+        activity_figure(constructs, title).savefig(path, dpi="figure")
+    return path
+
+
+_MOST_GROUPS = 12  # that a legend names; colours of more could not be told apart
+
+
+@matplotlib.rc_context(_STYLE)
+def activity_figure(constructs: pd.DataFrame, title: str) -> Figure:
+    """Measured against predicted activity, a point for each construct, with the deviation over its offsets.
+
+    Colour and marker are the group; where there are many, the largest ones, and "other".
+
+    Args:
+        constructs: columns group, activity, predicted and predicted_sd.
+        title: what they are.
+    """
+    sizes = constructs["group"].value_counts()
+    named = list(sizes.index[: _MOST_GROUPS if len(sizes) <= _MOST_GROUPS else _MOST_GROUPS - 1])
+    group = constructs["group"].where(constructs["group"].isin(named), "other")
+    order = named + ["other"] * bool((group == "other").any() and "other" not in named)
+    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
+    axes = figure.subplots()
+    ends = [
+        min(0.0, constructs["activity"].min(), constructs["predicted"].min()),
+        max(constructs["activity"].max(), constructs["predicted"].max()) * 1.05,
+    ]
+    axes.plot(ends, ends, color="0.6", linewidth=0.8, zorder=0)
+    axes.errorbar(
+        constructs["predicted"],
+        constructs["activity"],
+        xerr=constructs["predicted_sd"],
+        fmt="none",
+        ecolor="0.6",
+        elinewidth=0.8,
+        zorder=1,
+    )
+    sns.scatterplot(
+        x=constructs["predicted"],
+        y=constructs["activity"],
+        hue=group,
+        style=group,
+        hue_order=order,
+        style_order=order,
+        palette=sns.color_palette(_PALETTE, len(order)),
+        s=32,
+        edgecolor="0.2",
+        linewidth=0.4,
+        ax=axes,
+        zorder=2,
+    )
+    axes.set(
+        xlabel="predicted activity (points: mean over offsets; lines: ± 1 sd over offsets)",
+        ylabel="measured activity",
+        title=f"{title}: {len(constructs)} constructs",
+    )
+    sns.move_legend(axes, "upper left", bbox_to_anchor=(1, 1), title="group", frameon=False)
+    return figure
+
+
 # -- what the above share
+
+
+def _aligned(lines: list[list[str]]) -> str:
+    """Lines of cells as columns of one width each, with a rule below the first."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    text = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+    text.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(text)
 
 
 def _categories(results: pd.DataFrame) -> list[str]:

@@ -1,4 +1,4 @@
-"""What lets a stopped training go on: a fingerprint of its options, a lock and checkpoints by step."""
+"""What lets a stopped training go on: a fingerprint of its options, a lock, checkpoints by step and a clean stop."""
 
 import contextlib
 import fcntl
@@ -6,16 +6,18 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
 from enformer_core import checkpoints
-from mlproject.errors import InputError
-from mlproject.training import Adam
+from mlproject import stopping
+from mlproject.errors import InputError, Stopped
+from mlproject.training import Adam, Batch, Schedule, Step, TrainResult, fit
 
 
 def fingerprint(values: Mapping[str, Any]) -> str:
@@ -113,10 +115,75 @@ class StepCheckpoints:
         if folder.exists():
             return
         with checkpoints.whole_folder(folder) as temporary:
-            np.savez(temporary / "weights.npz", **checkpoints.arrays(self._variables))
+            np.savez(temporary / "weights.npz", **checkpoints.arrays(self._variables))  # type: ignore[arg-type]
             if training is not None:
                 np.savez(temporary / "training.npz", **training)
 
 
 def _step_of(folder: Path) -> int:
     return int(folder.name.rpartition("-")[2])
+
+
+def fit_resumably(
+    step: Step,
+    batches: Iterator[Batch],
+    schedule: Schedule,
+    log: Callable[[int, dict[str, float]], None],
+    saved: StepCheckpoints,
+    *,
+    flush: Callable[[], None],
+    validate: Callable[[int], bool | None],
+    seed: int,
+    start: int,
+    label: str,
+) -> TrainResult:
+    """`fit` with a progress bar and checkpoints: after epochs when one is due, at the end, and when asked to stop.
+
+    Args:
+        step, batches, schedule, log, seed, start: as `fit` takes them.
+        saved: where checkpoints go.
+        flush: called before a checkpoint is written: what is logged must not be behind what is saved.
+        validate: called with the step count after every epoch; true ends the training.
+        label: of the bar.
+
+    Raises:
+        Stopped: SIGTERM or Ctrl-C; a checkpoint is there.
+        Diverged: as `fit`.
+    """
+
+    def save(count: int) -> None:
+        flush()
+        saved.save(count)
+
+    def end_of_epoch(count: int) -> bool:
+        enough = bool(validate(count))
+        if saved.due() or enough or count == schedule.steps:
+            save(count)
+        return enough
+
+    with (
+        tqdm(total=schedule.steps, initial=start, desc=label, unit="step", disable=None, leave=False) as bar,
+        stopping.deferred() as should_stop,
+    ):
+
+        def log_and_show(count: int, metrics: dict[str, float]) -> None:
+            log(count, metrics)
+            shown = {name: f"{value:.4f}" for name, value in metrics.items() if name.startswith("loss")}
+            bar.set_postfix(shown, refresh=False)
+            bar.update()
+
+        def after_step(count: int) -> None:
+            if should_stop():
+                save(count)
+                raise Stopped(f"after step {count} of {schedule.steps}")
+
+        return fit(
+            step,
+            batches,
+            schedule,
+            log_and_show,
+            seed=seed,
+            start=start,
+            end_of_epoch=end_of_epoch,
+            after_step=after_step,
+        )

@@ -15,19 +15,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from tqdm import tqdm
 
 from enformer_core import checkpoints, initial
 from enformer_core.enformer import VARIANTS, EnformerConfig, preset, variant
-from mlproject import __version__, precision, reporting, stopping
+from mlproject import __version__, precision, reporting
 from mlproject.bench import Bench
 from mlproject.data.batches import training_batches
 from mlproject.data.demo import demo_dataset
 from mlproject.data.records import TrackDataset, open_dataset, verify
 from mlproject.errors import InputError, OutOfMemory, Stopped, one_line
 from mlproject.options import nearest
-from mlproject.resuming import StepCheckpoints, fingerprint, only_one
-from mlproject.training import Batch, Schedule, TrainResult, fit
+from mlproject.resuming import StepCheckpoints, fingerprint, fit_resumably, only_one
+from mlproject.training import Batch, Schedule, TrainResult
 
 if TYPE_CHECKING:
     from mlproject.tracking.runs import Run
@@ -315,42 +314,22 @@ def _fit(
 ) -> TrainResult:
     schedule = Schedule(options.epochs, options.steps_per_epoch, options.warmup_steps, options.learning_rate)
 
-    def save(step: int) -> None:
-        child.flush()  # what is logged must not be behind what is saved
-        saved.save(step)
-
-    def end_of_epoch(step: int) -> None:
+    def validate(step: int) -> None:
         for organism, found in bench.evaluate("valid", options.valid_steps).items():
             child.log(step, {f"{_prefix('validation', organism, options)}/pearson": _mean(found.pearson_r)})
-        if saved.due() or step == schedule.steps:
-            save(step)
 
-    with (
-        tqdm(total=schedule.steps, initial=start, desc=label, unit="step", disable=None, leave=False) as bar,
-        stopping.deferred() as should_stop,
-    ):
-
-        def log(step: int, metrics: dict[str, float]) -> None:
-            child.log(step, metrics)
-            shown = {name: f"{value:.4f}" for name, value in metrics.items() if name.startswith("loss")}
-            bar.set_postfix(shown, refresh=False)
-            bar.update()
-
-        def after_step(step: int) -> None:
-            if should_stop():
-                save(step)
-                raise Stopped(f"after step {step} of {schedule.steps}")
-
-        return fit(
-            bench.step,
-            _in_turn(options, bench.datasets, seed, start),
-            schedule,
-            log,
-            seed=seed,
-            start=start,
-            end_of_epoch=end_of_epoch,
-            after_step=after_step,
-        )
+    return fit_resumably(
+        bench.step,
+        _in_turn(options, bench.datasets, seed, start),
+        schedule,
+        child.log,
+        saved,
+        flush=child.flush,
+        validate=validate,
+        seed=seed,
+        start=start,
+        label=label,
+    )
 
 
 def _keep_evaluation(options: Options, child: "Run", bench: Bench) -> dict[str, float]:

@@ -1,0 +1,184 @@
+"""An activity model on its windows with everything traced once: trained on one fold of constructs after another."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from enformer_core import checkpoints, initial
+from enformer_core.activity import ActivityModel
+from enformer_core.adapters import Adapters
+from enformer_core.enformer import Enformer
+from enformer_core.heads import ActivityHeadConfig
+from enformer_core.losses import squared_error
+from enformer_core.saved_model import Predictor
+from mlproject import compilation
+from mlproject.data.construct_windows import ConstructWindows, shuffled_batches
+from mlproject.embeddings import EmbeddingCache
+from mlproject.training import Adam, Batch, make_step
+
+
+class Tuner:
+    """A trunk with an activity head, its optimizer and its traced functions.
+
+    Args:
+        enformer: its sequence length is that of the windows.
+        head: of the activity head.
+        windows: on all constructs.
+        moving_blocks: the last so many transformer blocks move; 0 leaves the trunk as it is, None moves all of it.
+        lora_rank: above 0, the weights of those blocks stay and adapters of this rank move.
+        fixed_norms: BatchNorm averages stay; else they follow the batches, where the whole trunk moves.
+        batch_size: windows of a training step and of a prediction.
+        clip_norm: gradients are scaled down to this global norm; 0 leaves them as they are.
+        embeddings: where the trunk's answers are kept, if it does not move; None computes them in every step.
+
+    Raises:
+        ValueError: `lora_rank` does not fit.
+    """
+
+    def __init__(
+        self,
+        enformer: Enformer,
+        head: ActivityHeadConfig,
+        windows: ConstructWindows,
+        *,
+        moving_blocks: int | None,
+        lora_rank: int,
+        fixed_norms: bool,
+        batch_size: int,
+        clip_norm: float,
+        embeddings: EmbeddingCache | None = None,
+    ):
+        self.windows = windows
+        self.embeddings = embeddings
+        self._enformer = enformer
+        self._moving_blocks = moving_blocks
+        self._fixed_norms = fixed_norms or moving_blocks is not None
+        self._batch_size = batch_size
+        self.model = ActivityModel(enformer, head)
+        self._adapters = None
+        moving = _moving(enformer, moving_blocks)
+        changed = moving if self._fixed_norms else enformer.trunk_variables
+        if lora_rank:
+            blocks = enformer.config.num_transformer_layers if moving_blocks is None else moving_blocks
+            self._moving_blocks, self._fixed_norms = blocks, True
+            changed = _moving(enformer, blocks)  # when the adapters are merged
+            self._adapters = Adapters(enformer, lora_rank, blocks)
+            moving = self._adapters.variables
+        self._first_weights = checkpoints.arrays(changed)
+        self._changed = changed
+        self.optimizer = Adam([*moving, *self.model.head.trainable_variables])
+        self.training_variables = [*(moving if lora_rank else changed), *self.model.head.variables]
+        """All that a step changes: what a checkpoint of a training under way holds."""
+        self._step = make_step(self._loss, self.optimizer, clip_norm)
+        self._answer = tf.function(self._activity, jit_compile=True, autograph=False)
+        self._embed = tf.function(self._frozen_embedding, jit_compile=True, autograph=False)
+        self._predictor: Predictor | None = None
+
+    # -- training
+
+    def reset(self, seed: int) -> None:
+        """Back to before the first step: the trunk's first weights, a new head."""
+        checkpoints.assign_variables(self._changed, self._first_weights, "first weights")
+        if self._adapters is not None:
+            self._adapters.attach()
+            self._adapters.initialize(seed)
+        initial.initialize(self.model.head, seed)
+        self.optimizer.reset()
+
+    def compile(self) -> None:
+        """Traces and compiles the step and the prediction on windows of nothing, which moves the weights by nothing."""
+        rows = np.zeros(self._batch_size, np.int64)
+        with compilation.compiling():
+            self._step(self._batch(rows), 0.0, np.zeros(2, np.int32))
+            self.predict(rows)
+
+    def fill_embeddings(self) -> int:
+        """Computes the embeddings that are not kept yet; returns how many."""
+        if self.embeddings is None:
+            return 0
+        keys = self.windows.keys(range(len(self.windows)))
+        return self.embeddings.fill(keys, self._embeddings_of, batch_size=self._batch_size)
+
+    def batches(self, rows: np.ndarray, seed: int, start: int) -> Iterator[Batch]:
+        """Endless training batches of these rows, already at step `start`."""
+        for batch in shuffled_batches(rows, self._batch_size, seed=seed, start=start):
+            yield self._batch(batch)
+
+    def step(self, batch: Batch, learning_rate: float, key: np.ndarray) -> dict[str, tf.Tensor]:
+        """One training step; its `loss` is the mean squared error."""
+        return self._step(batch, learning_rate, key)
+
+    # -- predictions
+
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        """Predicted activity of windows: `[n]` float32."""
+        found = []
+        for start in range(0, len(rows), self._batch_size):
+            chosen = rows[start : start + self._batch_size]
+            found.append(self._answer(self._inputs(self._filled(chosen))).numpy()[: len(chosen), 0])
+        return np.concatenate(found)
+
+    def finish(self) -> None:
+        """Makes the trained model an ordinary one: adapters are merged into the weights beside them."""
+        if self._adapters is not None:
+            self._adapters.merge()
+            self._adapters.detach()
+
+    def save(self, folder: Path) -> None:
+        """Writes `FOLDER/checkpoint` and `FOLDER/saved_model` (`[B, W, 4]` to `[B, 1]`) of the finished model."""
+        checkpoints.save(folder / "checkpoint", self.model)
+        if self._predictor is None:
+            self._predictor = Predictor(self.model)
+        self._predictor.save(folder / "saved_model")
+
+    # -- inside
+
+    def _loss(
+        self, batch: Batch, is_training: bool, key: tf.Tensor
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        if "embedding" in batch:
+            embedding = batch["embedding"]
+        else:
+            embedding = self._enformer.trunk(
+                batch["sequence"],
+                is_training and self._moving_blocks != 0,
+                key,
+                fixed_norms=self._fixed_norms,
+                moving_blocks=self._moving_blocks,
+            )
+        return tf.reduce_mean(squared_error(batch["target"], self.model.head(embedding))), {}
+
+    def _activity(self, inputs: Batch) -> tf.Tensor:
+        if "embedding" in inputs:
+            return self.model.head(inputs["embedding"])
+        return self.model(inputs["sequence"], is_training=False)["activity"]
+
+    def _frozen_embedding(self, sequence: tf.Tensor) -> tf.Tensor:
+        return self._enformer.trunk(sequence, is_training=False)
+
+    def _batch(self, rows: np.ndarray) -> Batch:
+        return {**self._inputs(rows), "target": tf.constant(self.windows.targets(rows))}
+
+    def _inputs(self, rows: np.ndarray) -> Batch:
+        if self.embeddings is not None:
+            stored = self.embeddings.read(self.windows.keys(rows))
+            return {"embedding": tf.cast(stored, tf.float32)}  # before XLA, which would multiply in float16
+        return {"sequence": tf.constant(self.windows.sequences(rows))}
+
+    def _embeddings_of(self, rows: list[int]) -> np.ndarray:
+        sequences = self.windows.sequences(self._filled(np.array(rows)))
+        return self._embed(tf.constant(sequences)).numpy()[: len(rows)]
+
+    def _filled(self, rows: np.ndarray) -> np.ndarray:
+        """Rows, the first one again up to the size of a batch: XLA compiles for each size."""
+        return np.concatenate([rows, np.repeat(rows[:1], self._batch_size - len(rows))])
+
+
+def _moving(enformer: Enformer, blocks: int | None) -> list[tf.Variable]:
+    """The trunk variables that an optimizer moves when the last `blocks` do, or (None) all."""
+    if blocks is None:
+        return [variable for variable in enformer.trunk_variables if variable.trainable]
+    layers = enformer.config.num_transformer_layers
+    return [v for block in enformer.transformer[layers - blocks :] for v in block.trainable_variables]
