@@ -120,7 +120,7 @@ def _sites(annotation: str, length: int, where: str) -> tuple[Site, ...]:
     return tuple(sites)
 
 
-def table(constructs: Sequence[Construct]) -> str:
+def as_table(constructs: Sequence[Construct]) -> str:
     """The text of a table that `read_constructs` reads back."""
     rows = ["\t".join(COLUMNS)]
     for construct in constructs:

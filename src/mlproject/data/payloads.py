@@ -181,7 +181,7 @@ def read_sites(path: str | os.PathLike, sequences: Mapping[str, str]) -> dict[st
     return {payload: _ascending(own) for payload, own in sites.items()}
 
 
-def find_sites(
+def search_sites(
     sequences: Mapping[str, str], sites: Mapping[str, tuple[Site, ...]], payloads: Iterable[str]
 ) -> dict[str, tuple[Site, ...]]:
     """Where the sequences of annotated sites occur exactly, on either strand, in `payloads`, ascending.

@@ -15,21 +15,21 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from mlproject.data import similarity
-from mlproject.data.constructs import FILE, Construct, Site, table
+from mlproject.data.constructs import FILE, Construct, Site, as_table
 from mlproject.data.files import explained, new_folder
 from mlproject.data.genome import Genome, name_some
 from mlproject.data.payloads import (
     Payload,
-    find_sites,
     plain,
     read_activities,
     read_flanks,
     read_locus,
     read_sequences,
     read_sites,
+    search_sites,
 )
 from mlproject.data.records import SUBSETS
+from mlproject.data.similarity import assign_folds, clusters, leaks
 from mlproject.errors import InputError
 from mlproject.options import nearest
 
@@ -46,7 +46,9 @@ class Placed(NamedTuple):
     start: int
     end: int
     sites: tuple[Site, ...]
-    outside: tuple[Site, ...]  # of the sites, where they would be
+    outside: tuple[
+        Site, ...
+    ]  # those of the payload's sites that are not wholly in it, as they are on the payload
     trimmed_bp: int  # of the payload
     off_chromosome_bp: int  # of the flanks
 
@@ -57,9 +59,7 @@ class Inputs(NamedTuple):
     final: Path
     constructs: list[Construct]
     payloads: list[str]  # of each construct, as far as it is in it
-    summary: dict[str, Any]  # without what `build` counts
-    options: dict[str, Any]
-    inputs: dict[str, str | None]  # sha256 of each
+    summary: dict[str, Any]  # of `summary.json`, without the folds
 
 
 def place(payload: str, sites: Sequence[Site], flanks: tuple[str, str], length: int) -> Placed:
@@ -76,14 +76,17 @@ def place(payload: str, sites: Sequence[Site], flanks: tuple[str, str], length: 
         + payload[max(-left, 0) : length - left]
         + after[: max(room - left, 0)]
     )
-    shifted = [Site(name, start + left, end + left) for name, start, end in sites]
-    inside = [site.start >= 0 and site.end <= length for site in shifted]
+    inside = [start + left >= 0 and end + left <= length for _, start, end in sites]
     return Placed(
         sequence.replace(".", "N"),
         max(left, 0),
         min(left + len(payload), length),
-        tuple(site for site, kept in zip(shifted, inside, strict=True) if kept),
-        tuple(site for site, kept in zip(shifted, inside, strict=True) if not kept),
+        tuple(
+            Site(name, start + left, end + left)
+            for (name, start, end), kept in zip(sites, inside, strict=True)
+            if kept
+        ),
+        tuple(site for site, kept in zip(sites, inside, strict=True) if not kept),
         max(-room, 0),
         sequence.count("."),
     )
@@ -91,9 +94,9 @@ def place(payload: str, sites: Sequence[Site], flanks: tuple[str, str], length: 
 
 def check(
     output: str | os.PathLike,
-    table_path: str | os.PathLike,
-    payloads_path: str | os.PathLike,
-    sites_path: str | os.PathLike | None,
+    table: str | os.PathLike,
+    payloads: str | os.PathLike,
+    sites: str | os.PathLike | None,
     reference: str | os.PathLike,
     locus: str,
     *,
@@ -101,12 +104,12 @@ def check(
     value_column: str = "activity",
     group_column: str = "",
     split_by: SplitBy = "group",
-    least_similarity: float = 0.3,
+    similarity: float = 0.3,
     fold_ratios: Sequence[str] = ("train=8", "valid=1", "test=1"),
     num_folds: int = 0,
     deletions: Sequence[str] = (),
     without_sequence: WithoutSequence = "refuse",
-    search_sites: bool = True,
+    find_sites: bool = True,
     seed: int = 0,
     work_dir: str | os.PathLike = "work",
 ) -> Inputs:
@@ -116,19 +119,19 @@ def check(
 
     Args:
       output: folder of the constructs.
-      table_path: see `payloads.read_activities`; so `value_column` and `group_column`.
-      payloads_path: FASTA of the payloads.
-      sites_path: BED of sites on payloads, or None.
+      table: see `payloads.read_activities`; so `value_column` and `group_column`.
+      payloads: FASTA of the payloads.
+      sites: BED of sites on payloads, or None.
       reference: FASTA in which the locus is.
       locus: what a payload takes the place of, `chrom:start-end`; start > end is the reverse strand.
       length: of a construct in bp.
       split_by: what is kept in one fold: groups, clusters of similar payloads, or only each construct itself.
-      least_similarity: of a cluster, mean Jaccard similarity of 31-mers.
+      similarity: of a cluster, mean Jaccard similarity of 31-mers.
       fold_ratios: words such as train=8, with the names of `SUBSETS`.
       num_folds: 2 or more: as many folds of one size, named 0, 1, ..., instead.
       deletions: payloads that are the locus with nothing in its place.
       without_sequence: of payloads that are neither in the FASTA nor in `deletions`.
-      search_sites: find the annotated sites in payloads on which the BED has none.
+      find_sites: search the annotated sites in payloads on which the BED has none.
       seed: of the folds.
       work_dir: for the index of the reference.
 
@@ -142,63 +145,48 @@ def check(
         raise InputError(f"length is {length}, expected 1 or more.")
     if seed < 0:
         raise InputError(f"seed is {seed}, expected 0 or more.")
-    if not 0 < least_similarity <= 1:
-        raise InputError(f"similarity is {least_similarity:g}, expected above 0 and at most 1.")
+    if not 0 < similarity <= 1:
+        raise InputError(f"similarity is {similarity:g}, expected above 0 and at most 1.")
     ratios = _ratios(fold_ratios, num_folds)
-    activities = read_activities(table_path, value_column, group_column)
-    sequences, letters_made_n = read_sequences(payloads_path)
-    deleted = _deletions(deletions, activities.payloads, sequences, table_path, payloads_path)
+    activities = read_activities(table, value_column, group_column)
+    sequences, letters_made_n = read_sequences(payloads)
+    deleted = _deletions(deletions, activities.payloads, sequences, table, payloads)
     measured = {key: one for key, one in activities.payloads.items() if not math.isnan(one.activity)}
     absent = [one.name for key, one in measured.items() if key not in sequences and key not in deleted]
     if absent and without_sequence == "refuse":
         raise InputError(
-            f"table {table_path}: {name_some(absent)}: no sequence in {payloads_path}; add it, name it in "
-            "deletions, or set without_sequence to drop."
+            f"table {table}: {name_some(absent)}: no sequence in {payloads}; add it, name it in deletions, "
+            "or set without_sequence to drop."
         )
     built = {key: one for key, one in measured.items() if key in sequences or key in deleted}
     if not built:
-        raise InputError(f"table {table_path}: no payload has both a value of {value_column} and a sequence.")
-    sites = read_sites(sites_path, sequences) if sites_path else {}
-    unannotated = [key for key in built if key in sequences and key not in sites]
-    found = find_sites(sequences, sites, unannotated) if search_sites else {}
+        raise InputError(f"table {table}: no payload has both a value of {value_column} and a sequence.")
+    given = read_sites(sites, sequences) if sites else {}
+    unannotated = [key for key in built if key in sequences and key not in given]
+    found = search_sites(sequences, given, unannotated) if find_sites else {}
     genome = Genome(reference, work_dir)
     flanks = read_flanks(genome, read_locus(locus, genome), length)
     genome.close()
     placed = {
-        key: place(sequences.get(key, ""), sites.get(key, found.get(key, ())), flanks, length)
+        key: place(sequences.get(key, ""), given.get(key, found.get(key, ())), flanks, length)
         for key in built
     }
-    clusters = _clusters(built, sequences, split_by, least_similarity)
-    folds = similarity.assign_folds(clusters, ratios, seed)
+    of = _clusters(built, sequences, split_by, similarity)
     constructs = [
         Construct(
             index, one.name, one.group, cluster, fold, one.activity, placed[key].sites, placed[key].sequence
         )
-        for index, ((key, one), cluster, fold) in enumerate(zip(built.items(), clusters, folds, strict=True))
+        for index, ((key, one), cluster, fold) in enumerate(
+            zip(built.items(), of, assign_folds(of, ratios, seed), strict=True)
+        )
     ]
-    options = {
-        "locus": locus, "length": length, "value_column": value_column, "group_column": group_column,
-        "split_by": split_by, "similarity": least_similarity, "fold_ratios": list(fold_ratios),
-        "num_folds": num_folds, "deletions": sorted(deleted), "without_sequence": without_sequence,
-        "find_sites": search_sites, "seed": seed,
-    }  # fmt: skip
-    inputs = {
-        "table": _sha256(table_path),
-        "payloads": _sha256(payloads_path),
-        "sites": _sha256(sites_path) if sites_path else None,
-        "reference": hashlib.sha256(" ".join(flanks).encode()).hexdigest(),  # what of it is used
-    }
-    with explained(f"output {output}: cannot be read"):
-        if final.exists():
-            _existing(final, options, inputs)
-    without_value = [one.name for key, one in activities.payloads.items() if key not in measured]
     summary = {
         "constructs": len(constructs),
         "length": length,
         "rows": {"read": activities.rows, "without_value": activities.without_value},
         "payloads": {
             "in_table": len(activities.payloads),
-            "without_value": without_value,
+            "without_value": [one.name for key, one in activities.payloads.items() if key not in measured],
             "without_sequence": absent,
             "deletions": [one.name for key, one in built.items() if key in deleted],
             "not_in_table": len(sequences.keys() - activities.payloads.keys()),
@@ -206,13 +194,29 @@ def check(
         },
         "placed": _counted(list(placed.values())),
         "sites": {
-            "given": sum(len(sites.get(key, ())) for key in built),
+            "given": sum(len(given.get(key, ())) for key in built),
             "found": sum(map(len, found.values())),
             "outside": [f"{built[key].name} {site}" for key, one in placed.items() for site in one.outside],
         },
-    }
+        "options": {
+            "locus": locus, "length": length, "value_column": value_column, "group_column": group_column,
+            "split_by": split_by, "similarity": similarity, "fold_ratios": list(fold_ratios),
+            "num_folds": num_folds, "deletions": sorted(deleted), "without_sequence": without_sequence,
+            "find_sites": find_sites, "seed": seed,
+        },
+        "inputs": {  # sha256
+            "table": _sha256(Path(table).read_bytes()),
+            "payloads": _sha256(Path(payloads).read_bytes()),
+            "sites": _sha256(Path(sites).read_bytes()) if sites else None,
+            "reference": _sha256(" ".join(flanks).encode()),  # of what it is used for, the flanks
+        },
+        "sha256": _sha256(as_table(constructs).encode()),
+    }  # fmt: skip
+    with explained(f"output {output}: cannot be read"):
+        if final.exists():
+            _existing(final, summary)
     parts = [one.sequence[one.start : one.end] for one in placed.values()]
-    return Inputs(final, constructs, parts, summary, options, inputs)
+    return Inputs(final, constructs, parts, summary)
 
 
 def build(inputs: Inputs) -> dict[str, Any]:
@@ -222,18 +226,13 @@ def build(inputs: Inputs) -> dict[str, Any]:
       InputError: the output cannot be written, or other constructs are in the way.
     """
     final = inputs.final
+    summary = inputs.summary | {"folds": _folds(inputs.constructs, inputs.payloads)}
     with explained(f"output {final}: cannot be written"), new_folder(final) as partial:
         if partial is None:
-            return _existing(final, inputs.options, inputs.inputs)
-        text = table(inputs.constructs)
-        (partial / FILE).write_text(text, encoding="utf-8")
-        summary = inputs.summary | {
-            "folds": _folds(inputs.constructs, inputs.payloads),
-            "options": inputs.options,
-            "inputs": inputs.inputs,
-            "sha256": hashlib.sha256(text.encode()).hexdigest(),
-        }
-        (partial / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+            _existing(final, summary)
+        else:
+            (partial / FILE).write_text(as_table(inputs.constructs), encoding="utf-8", newline="\n")
+            (partial / SUMMARY).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
 
 
@@ -264,16 +263,16 @@ def _deletions(
     names: Sequence[str],
     payloads: Mapping[str, Payload],
     sequences: Mapping[str, str],
-    table_path,
-    fasta_path,
+    table: str | os.PathLike,
+    fasta: str | os.PathLike,
 ) -> set[str]:
     for name in names:
         if plain(name) not in payloads:
             hint = nearest(name, [one.name for one in payloads.values()])
-            raise InputError(f"deletions names {name}, which is not in table {table_path}{hint or '.'}")
+            raise InputError(f"deletions names {name}, which is not in table {table}{hint or '.'}")
         if plain(name) in sequences:
             raise InputError(
-                f"deletions names {name}, which has a sequence in {fasta_path}; leave one of them out."
+                f"deletions names {name}, which has a sequence in {fasta}; leave one of them out."
             )
     return {plain(name) for name in names}
 
@@ -283,13 +282,14 @@ def _counted(placed: Sequence[Placed]) -> dict[str, int]:
     return {
         "trimmed": sum(one.trimmed_bp > 0 for one in placed),
         "same_sequence": len(placed) - len({one.sequence for one in placed}),
+        "flank_bp": sum(map(len, flanks)),
         "flank_n_bp": sum(letters.count("N") for letters in flanks),
         "off_chromosome_bp": sum(one.off_chromosome_bp for one in placed),
     }
 
 
 def _clusters(
-    built: Mapping[str, Payload], sequences: Mapping[str, str], split_by: SplitBy, least_similarity: float
+    built: Mapping[str, Payload], sequences: Mapping[str, str], split_by: SplitBy, similarity: float
 ) -> list[str]:
     """What is kept in one fold, for each construct; a cluster of similar ones has the name of its first."""
     if split_by == "group":
@@ -297,14 +297,14 @@ def _clusters(
     names = [one.name for one in built.values()]
     if split_by == "construct":
         return names
-    found = similarity.clusters([sequences.get(key, "") for key in built], least_similarity)
+    found = clusters([sequences.get(key, "") for key in built], similarity)
     return [names[found.index(cluster)] for cluster in found]
 
 
 def _folds(constructs: Sequence[Construct], parts: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What each fold holds, and how much of its payloads another fold knows."""
     of = [construct.fold for construct in constructs]
-    shared = similarity.leaks(parts, of)
+    shared = leaks(parts, of)
     folds = {}
     for fold in sorted(set(of), key=lambda fold: SUBSETS.index(fold) if fold in SUBSETS else int(fold)):
         rows = [row for row, own in enumerate(of) if own == fold]
@@ -321,27 +321,27 @@ def _folds(constructs: Sequence[Construct], parts: Sequence[str]) -> dict[str, d
     return folds
 
 
-def _existing(final: Path, options: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The summary of the constructs that are there, if they are whole and of these options and inputs."""
+def _existing(final: Path, summary: Mapping[str, Any]) -> None:
+    """Refuse a folder that is not what `summary` says."""
     try:
-        summary = json.loads((final / SUMMARY).read_text(encoding="utf-8"))
-        made_with = {**summary["options"], **summary["inputs"]}
-        sha256 = _sha256(final / FILE)
+        there = json.loads((final / SUMMARY).read_text(encoding="utf-8"))
+        made_with = {**there["options"], **there["inputs"]}
+        sha256 = _sha256((final / FILE).read_bytes())
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(
             f"{final}: exists and was not made by build_constructs; choose another output or remove it."
         ) from None
-    wrong = [name for name, value in {**options, **inputs}.items() if made_with.get(name) != value]
+    wanted = summary["options"] | summary["inputs"]
+    wrong = [name for name, value in wanted.items() if made_with.get(name) != value]
     if wrong:
         raise InputError(
             f"{final}: exists and was built with another {wrong[0]}; choose another output or remove it."
         )
     if sha256 != summary["sha256"]:
         raise InputError(
-            f"{final}: {FILE} was changed since it was built; choose another output or remove it."
+            f"{final}: its {FILE} is not what these options and inputs give; choose another output or remove it."
         )
-    return summary
 
 
-def _sha256(path: str | os.PathLike) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
