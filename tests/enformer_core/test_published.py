@@ -1,4 +1,3 @@
-import re
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +6,8 @@ import tensorflow as tf
 
 from enformer_core import convolution, published
 from enformer_core.dna import one_hot
-from enformer_core.enformer import tower_filters
 from enformer_core.initial import variable_name
+from foreign import port_state_dict, sonnet_checkpoint
 from toys import toy_model, toy_sequence
 
 REFERENCE = Path(__file__).parents[2].parent / "shared" / "reference" / "deepmind_tiny"
@@ -35,79 +34,6 @@ def test_reproduces_the_published_code(monkeypatch, min_channels):
         np.testing.assert_allclose(
             found[name], expected[name], rtol=1e-4, atol=2e-5 * np.abs(expected[name]).max(), err_msg=name
         )
-
-
-def named(model, code):
-    """The variables of a model of ours by the names of one of the two codes, in our shapes."""
-    arrays = {variable_name(v).partition("/")[2]: v.numpy() for v in model.variables}
-    return {
-        published._NAMES[name][code].format(i=i): arrays[ours]
-        for ours, name, i in published._variables(model.config)
-    }
-
-
-def write(model, path):
-    """Writes a checkpoint with the object layout of the published code, from a model of ours."""
-    root = tf.Module()
-    for key, array in named(model, published._SONNET).items():
-        node = root
-        *folders, leaf = key.split("/")
-        for name in folders:
-            if not hasattr(node, name):
-                setattr(node, name, tf.Module())
-            node = getattr(node, name)
-        pointwise = re.search(r"/_layers/2/w$", key) and array.ndim == 2
-        setattr(node, leaf, tf.Variable(array[None] if pointwise else array))
-    return tf.train.Checkpoint(module=root).write(str(path))
-
-
-def port_shapes(config):
-    """Every variable of the port and its shape, written down from its `state_dict()`; second names left out."""
-    shapes = {"stem.0": (config.channels // 2, 4, 15)}
-    sizes = [config.channels // 2, *tower_filters(config.channels, config.divisible_by)]
-    for i, (before, size) in enumerate(zip([4, *sizes[:-1]], sizes, strict=True)):
-        block = f"conv_tower.{i - 1}." if i else "stem."
-        if i:
-            shapes |= {f"{block}0.0": (before,), f"{block}0.2": (size, before, 5)}
-        shapes |= {f"{block}1.fn.0": (size,), f"{block}1.fn.2": (size, size, 1)}
-        if config.pooling == "softmax":
-            shapes[f"{block}2.to_attn_logits"] = (size, size, 1, 1)
-    channels, keys = config.channels, config.num_heads * config.key_size
-    for i in range(config.num_transformer_layers):
-        attention = f"transformer.{i}.0.fn.1."
-        for name, shape in (("q", (keys, channels)), ("k", (keys, channels)), ("v", (channels, channels))):
-            shapes[f"{attention}to_{name}"] = shape
-        shapes[f"{attention}to_rel_k"] = (keys, config.num_position_features)
-        shapes[f"{attention}to_out"] = (channels, channels)
-        for name in ("rel_content_bias", "rel_pos_bias"):
-            shapes[attention + name] = (1, config.num_heads, 1, config.key_size)
-        shapes |= {f"transformer.{i}.0.fn.0": (channels,), f"transformer.{i}.1.fn.0": (channels,)}
-        shapes |= {f"transformer.{i}.1.fn.1": (2 * channels, channels)}
-        shapes |= {f"transformer.{i}.1.fn.4": (channels, 2 * channels)}
-    shapes |= {"final_pointwise.1.0": (channels,), "final_pointwise.1.2": (2 * channels, channels, 1)}
-    shapes |= {f"_heads.{head}.0": (tracks, 2 * channels) for head, tracks in config.heads.items()}
-    found = {}
-    for name, shape in shapes.items():
-        if name.endswith("_bias"):
-            found[name] = shape
-            continue
-        found[f"{name}.weight"] = shape
-        if not name.endswith(("to_attn_logits", "to_q", "to_k", "to_v", "to_rel_k")):
-            found[f"{name}.bias"] = shape[:1]
-        if len(shape) == 1 and not name.startswith("transformer"):
-            found |= {f"{name}.running_mean": shape, f"{name}.running_var": shape}
-            found[f"{name}.num_batches_tracked"] = ()
-    return found
-
-
-def state_dict(model):
-    """A state dict of the port, from a model of ours."""
-    arrays, shapes = named(model, published._PORT), port_shapes(model.config)
-    assert set(arrays) == set(shapes)
-    return {
-        key: np.ascontiguousarray(array.T if key.endswith("weight") else array).reshape(shapes[key])
-        for key, array in arrays.items()
-    }
 
 
 def trained(**changes):
@@ -143,7 +69,7 @@ def check_same(loaded, model):
 @pytest.mark.parametrize("changes", SIZES)
 def test_sizes_are_read_off_the_shapes(tmp_path, changes):
     model = trained(**changes)
-    path = write(model, tmp_path / "model.ckpt")
+    path = sonnet_checkpoint(model, tmp_path / "model.ckpt")
     loaded = published.read_sonnet(path, sequence_length=2048, target_length=14)
     check_same(loaded, model)
     for ours, theirs in zip(model.variables, loaded.variables, strict=True):
@@ -154,14 +80,14 @@ def test_sizes_are_read_off_the_shapes(tmp_path, changes):
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.model."])
 def test_a_state_dict_of_the_port(changes, prefix):
     model = trained(**changes)
-    arrays = {f"{prefix}{key}": array for key, array in state_dict(model).items()}
+    arrays = {f"{prefix}{key}": array for key, array in port_state_dict(model).items()}
     if prefix:
         arrays["loss.scale"] = np.ones(1)  # of a wrapper, which is left out
     check_same(published.from_port(arrays, "model.pt", 2048, 14), model)
 
 
 def test_a_weight_of_the_port_is_transposed():
-    arrays = state_dict(trained())
+    arrays = port_state_dict(trained())
     model = published.from_port(arrays, "model.pt", 2048, 14)
     variables = {variable_name(v): v.numpy() for v in model.variables}
     assert variables["enformer/stem/conv/w"][3, 1, 5] == arrays["stem.0.weight"][5, 1, 3]
@@ -180,7 +106,7 @@ def second(key):
 
 def test_second_names_are_the_same_variables():
     model = trained()
-    arrays = state_dict(model)
+    arrays = port_state_dict(model)
     seconds = {second(key): array.copy() for key, array in arrays.items()}
     assert "_trunk.1.0.weight" in seconds and "_trunk.6.1.2.bias" in seconds
     check_same(published.from_port(seconds, "model.pt", 2048, 14), model)
@@ -192,7 +118,7 @@ def test_second_names_are_the_same_variables():
 
 def test_averages_of_the_port_go_on_from_where_they_are():
     """As PyTorch moves them: a tenth of the new value and nine of the old, with no correction for the start."""
-    arrays = state_dict(trained())
+    arrays = port_state_dict(trained())
     arrays["stem.1.fn.0.num_batches_tracked"] = np.int64(0)  # as in a file that was made from other weights
     model = published.from_port(arrays, "model.pt", 2048, 14)
     norm = model._stem._pointwise.norm
@@ -226,7 +152,7 @@ def test_averages_of_the_port_go_on_from_where_they_are():
     ],
 )
 def test_a_state_dict_that_does_not_fit(key, change, said):
-    arrays = state_dict(toy_model())
+    arrays = port_state_dict(toy_model())
     arrays[key] = change
     if change is None:
         del arrays[key]
@@ -235,7 +161,7 @@ def test_a_state_dict_that_does_not_fit(key, change, said):
 
 
 def test_a_published_checkpoint_cut_short_is_one_line(tmp_path):
-    path = Path(write(toy_model(), tmp_path / "model.ckpt"))
+    path = Path(sonnet_checkpoint(toy_model(), tmp_path / "model.ckpt"))
     data = tmp_path / "model.ckpt.data-00000-of-00001"
     data.write_bytes(data.read_bytes()[:5000])
     with pytest.raises(ValueError, match=r"model.ckpt: cut short or damaged \([^\n]*\)$"):

@@ -1,0 +1,173 @@
+"""The option `weights` as a model: what a command starts from.
+
+random                           made by the command, for its own options
+published                        the published Sonnet checkpoint: weights_dir, ENFORMERBASELINE or a fetched copy
+tensorhub                        the published model in its TF-Hub form: weights_dir or ENFORMERTENSORHUB
+runs:/..., models:/...           the checkpoint of a run, or of the run that made a model
+FOLDER                           a checkpoint of ours, a Sonnet checkpoint, or a SavedModel in the TF-Hub form
+FILE.pt, .pth, .bin, .safetensors   a state dict of the PyTorch port
+"""
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from enformer_core import checkpoints, published
+from enformer_core.activity import ActivityModel
+from enformer_core.enformer import Enformer
+from mlproject.download import fetch_published
+from mlproject.errors import InputError
+from mlproject.options import nearest
+from mlproject.state_dict import read_state_dict
+from mlproject.tensorhub import TensorHubModel
+from mlproject.tracking.registry import fetch_checkpoint
+
+BASELINE = "ENFORMERBASELINE"
+TENSORHUB = "ENFORMERTENSORHUB"
+_STATE_DICTS = (".pt", ".pth", ".bin", ".safetensors")
+Lengths = tuple[int, int | None] | None  # sequence and target length; None for those of the weights
+
+_WORDS = ("random", "published", "tensorhub")
+
+
+def load(
+    weights: str,
+    *,
+    weights_dir: str = "",
+    download: bool = False,
+    work_dir: Path,
+    random: Callable[[], Enformer],
+    sequence_length: int | None = None,
+    target_length: int | None = None,
+) -> Enformer | ActivityModel | TensorHubModel:
+    """The model that the option `weights` names.
+
+    Args:
+        weights: a word, an address or a path, as above.
+        weights_dir: where `published` or `tensorhub` is, in place of their variables.
+        download: whether published weights that are nowhere may be fetched into `work_dir`.
+        work_dir: for what is fetched.
+        random: makes the model for `random`, which is returned as it is.
+        sequence_length: input in bp, in place of that of an Enformer that is read.
+        target_length: with it, the bins that are predicted; None crops nothing.
+
+    Raises:
+        InputError: there is nothing of that name, or it is cut short or does not fit; one line.
+    """
+    if weights == "random":
+        return random()
+    lengths = None if sequence_length is None else (sequence_length, target_length)
+    try:
+        if weights == "published":
+            return _published(_published_folder(weights_dir, download, work_dir), lengths)
+        if weights == "tensorhub":
+            return TensorHubModel(_tensorhub_folder(weights_dir))
+        if weights.startswith(("runs:", "models:")):
+            return _fetched(weights, work_dir, lengths)
+        return _of_path(Path(weights), lengths)
+    except (InputError, ValueError, OSError) as error:
+        raise InputError(f"--weights {weights}: {_reason(error).removeprefix(f'{weights}: ')}") from error
+
+
+def load_trunk(
+    weights: str,
+    *,
+    weights_dir: str = "",
+    download: bool = False,
+    work_dir: Path,
+    random: Callable[[], Enformer],
+    sequence_length: int | None = None,
+    target_length: int | None = None,
+) -> Enformer:
+    """The Enformer to train from that the option `weights` names: of an ActivityModel its trunk. Otherwise as `load`.
+
+    Raises:
+        InputError: as `load`, or a model that exposes no trunk.
+    """
+    model = load(
+        weights,
+        weights_dir=weights_dir,
+        download=download,
+        work_dir=work_dir,
+        random=random,
+        sequence_length=sequence_length,
+        target_length=target_length,
+    )
+    if isinstance(model, TensorHubModel):
+        raise InputError(
+            f"--weights {weights}: the TF-Hub form exposes no trunk: it can predict, not be trained; "
+            "use published, which are the same weights"
+        )
+    if isinstance(model, Enformer):
+        return model
+    if sequence_length is not None:  # read again at every call, so that nothing is built anew
+        model.enformer.config = dataclasses.replace(
+            model.enformer.config, sequence_length=sequence_length, target_length=target_length
+        )
+    return model.enformer
+
+
+def _published(path: Path, lengths: Lengths) -> Enformer:
+    return published.read_sonnet(path) if lengths is None else published.read_sonnet(path, *lengths)
+
+
+def _published_folder(weights_dir: str, download: bool, work_dir: Path) -> Path:
+    if named := weights_dir or os.environ.get(BASELINE):
+        return Path(named)
+    folder = work_dir / "weights" / "published"
+    if found := sorted(folder.rglob("*.index")):
+        return found[0].parent
+    if download:
+        return fetch_published(folder)
+    raise InputError(
+        f"name the folder of the published Sonnet checkpoint with weights_dir or the variable {BASELINE}, "
+        f"or give download=true to fetch it into {folder}, where none is"
+    )
+
+
+def _tensorhub_folder(weights_dir: str) -> Path:
+    named = weights_dir or os.environ.get(TENSORHUB, "")
+    if not named or "://" in named:
+        found = f"found the address {named}; " if named else ""
+        raise InputError(
+            f"{found}name the folder of a downloaded SavedModel with weights_dir or the variable {TENSORHUB}"
+        )
+    return Path(named)
+
+
+def _fetched(address: str, work_dir: Path, lengths: Lengths) -> Enformer | ActivityModel | TensorHubModel:
+    work_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".weights-", dir=work_dir) as folder:
+        return _of_path(fetch_checkpoint(address, Path(folder)), lengths)
+
+
+def _of_path(path: Path, lengths: Lengths) -> Enformer | ActivityModel | TensorHubModel:
+    if path.is_dir():
+        if (path / "config.json").exists():
+            return checkpoints.load(path, *(lengths or (None, None)))
+        if (path / "saved_model.pb").exists():
+            return TensorHubModel(path)
+        if any(path.glob("*.index")):
+            return _published(path, lengths)
+        raise InputError(
+            "a folder with neither config.json (ours), nor *.index (Sonnet), nor saved_model.pb (TF-Hub)"
+        )
+    if path.suffix == ".index" or Path(f"{path}.index").is_file():
+        return _published(path.with_suffix("") if path.suffix == ".index" else path, lengths)
+    if path.is_file() and path.suffix in _STATE_DICTS:
+        return published.from_port(read_state_dict(path), path, *(lengths or ()))
+    if path.is_file():
+        raise InputError(f"a file that is none of {', '.join(_STATE_DICTS)}, and no Sonnet checkpoint")
+    raise InputError(
+        f"no file or folder of that name, and none of {', '.join(_WORDS)}, runs:/... or models:/..."
+        f"{nearest(str(path), _WORDS)}"
+    )
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in one line without the kind of error."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return (str(error).splitlines() or [repr(error)])[0]

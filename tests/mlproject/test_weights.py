@@ -1,0 +1,226 @@
+"""Every word of the option `weights`, and what is said of each that leads nowhere."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from safetensors.numpy import save_file
+
+from enformer_core import checkpoints
+from enformer_core.activity import ActivityModel
+from enformer_core.enformer import Enformer
+from enformer_core.heads import ActivityHeadConfig
+from foreign import port_state_dict, sonnet_checkpoint
+from mlproject import weights
+from mlproject.errors import InputError
+from mlproject.tensorhub import TensorHubModel
+from mlproject.tracking import runs
+from toys import toy_model, toy_sequence
+
+REFERENCE = Path(__file__).parents[2].parent / "shared" / "reference" / "deepmind_tiny"
+
+
+@dataclass(frozen=True)
+class Options:
+    experiment: str = "grids"
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch):
+    for name in (weights.BASELINE, weights.TENSORHUB):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """One model as a checkpoint of ours, a Sonnet checkpoint and a state dict; and a SavedModel in the TF-Hub form."""
+    folder = tmp_path_factory.mktemp("weights")
+    model = toy_model(seed=3)
+    checkpoints.save(folder / "ours", model)
+    checkpoints.save(folder / "activity", ActivityModel(model, ActivityHeadConfig()))
+    (folder / "sonnet").mkdir()
+    sonnet_checkpoint(model, folder / "sonnet" / "enformer-1")
+    save_file(port_state_dict(model), folder / "port.safetensors")
+
+    class Inner(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, 393_216, 4], tf.float32)])
+        def predict_on_batch(self, sequence):
+            return {"human": sequence[:, :896, :2]}
+
+    hub = tf.Module()
+    hub.model = Inner()
+    tf.saved_model.save(hub, str(folder / "hub"))
+    return folder, model
+
+
+def never():
+    raise AssertionError("random weights were not asked for")
+
+
+def load(word, work_dir, load=weights.load, **arguments):
+    return load(str(word), work_dir=Path(work_dir), random=never, **arguments)
+
+
+def check_same(found, model, sequence_length=2048, target_length=14):
+    """An Enformer of those lengths with the weights of the toy model."""
+    assert isinstance(found, Enformer)
+    assert (found.config.sequence_length, found.config.target_length) == (sequence_length, target_length)
+    embeddings = (m.trunk(toy_sequence(length=1024), is_training=False) for m in (model, found))
+    np.testing.assert_allclose(*embeddings, rtol=1e-5, atol=1e-6)
+
+
+def test_random(tmp_path):
+    model = toy_model()
+    for function in (weights.load, weights.load_trunk):
+        assert function("random", work_dir=tmp_path, random=lambda: model, sequence_length=256) is model
+
+
+PLACES = ["ours", "sonnet", "sonnet/enformer-1", "sonnet/enformer-1.index", "port.safetensors"]
+
+
+@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("function", [weights.load, weights.load_trunk])
+def test_paths(places, tmp_path, name, function):
+    folder, model = places
+    found = load(folder / name, tmp_path, function, sequence_length=1024, target_length=None)
+    check_same(found, model, 1024, None)
+
+
+def test_lengths_are_those_of_the_weights_unless_given(places, tmp_path):
+    folder, model = places
+    check_same(load(folder / "ours", tmp_path), model)
+    check_same(load(folder / "sonnet", tmp_path), model, 196_608, 896)
+    check_same(load(folder / "port.safetensors", tmp_path), model, 196_608, 896)
+
+
+def test_published(places, tmp_path, monkeypatch):
+    folder, model = places
+    lengths = {"sequence_length": 2048, "target_length": 14}
+    check_same(load("published", tmp_path, weights_dir=str(folder / "sonnet"), **lengths), model)
+    monkeypatch.setenv(weights.BASELINE, str(folder / "sonnet"))
+    check_same(load("published", tmp_path, **lengths), model)
+    with pytest.raises(InputError, match=r"^--weights published: [^\n]*nowhere: 0 checkpoints"):
+        load("published", tmp_path, weights_dir="nowhere")  # before the variable
+
+
+def test_published_as_it_was_fetched(places, tmp_path, monkeypatch):
+    folder, model = places
+    said = (
+        r"^--weights published: name the folder [^\n]* with weights_dir or the variable ENFORMERBASELINE, "
+        r"or give download=true"
+    )
+    with pytest.raises(InputError, match=said):
+        load("published", tmp_path)
+
+    def fetch(target):
+        shutil.copytree(folder / "sonnet", target)
+        return target
+
+    monkeypatch.setattr(weights, "fetch_published", fetch)
+    check_same(load("published", tmp_path, download=True, sequence_length=2048, target_length=14), model)
+    check_same(load("published", tmp_path, sequence_length=2048, target_length=14), model)
+
+
+def test_the_reference(tmp_path):
+    if not REFERENCE.is_dir():
+        pytest.skip("needs ../shared/reference/deepmind_tiny, which is not part of the project")
+    found = load("published", tmp_path, weights_dir=str(REFERENCE))
+    assert found.config.heads == {"human": 6, "mouse": 4} and found.config.channels == 384
+
+
+@pytest.mark.parametrize("word", ["tensorhub", "path"])
+def test_the_tf_hub_form_predicts_only(places, tmp_path, monkeypatch, word):
+    folder, _ = places
+    monkeypatch.setenv(weights.TENSORHUB, str(folder / "hub"))
+    word = word if word == "tensorhub" else str(folder / "hub")
+    found = load(word, tmp_path)
+    assert isinstance(found, TensorHubModel)
+    assert found.predict(toy_sequence(), "human").shape == (1, 16, 2)
+    said = (
+        rf"^--weights {word}: the TF-Hub form exposes no trunk: it can predict, not be trained; use published"
+    )
+    with pytest.raises(InputError, match=said):
+        load(word, tmp_path, weights.load_trunk)
+
+
+def test_tensorhub_needs_a_folder(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"^--weights tensorhub: name the folder [^\n]* ENFORMERTENSORHUB$"):
+        load("tensorhub", tmp_path)
+    monkeypatch.setenv(weights.TENSORHUB, "https://tfhub.dev/deepmind/enformer/1")
+    with pytest.raises(InputError, match=r"found the address https://tfhub.dev[^\n]*; name the folder"):
+        load("tensorhub", tmp_path)
+    with pytest.raises(InputError, match="not a SavedModel, or a damaged one"):
+        load("tensorhub", tmp_path, weights_dir=str(tmp_path))
+
+
+def test_a_fine_tuned_model(places, tmp_path):
+    folder, model = places
+    assert isinstance(load(folder / "activity", tmp_path, sequence_length=1024), ActivityModel)
+    check_same(load(folder / "activity", tmp_path, weights.load_trunk), model)
+    found = load(folder / "activity", tmp_path, weights.load_trunk, sequence_length=1024)
+    check_same(found, model, 1024, None)
+
+
+def test_a_run(places, folder):
+    of, model = places
+    with runs.start_run("ablation", Options()) as run:
+        shutil.copytree(of / "ours", folder / "checkpoint")
+        run.keep(folder / "checkpoint")
+    check_same(load(f"runs:/{run.id}", folder / "work"), model)
+    assert not [*(folder / "work").iterdir()]
+    with pytest.raises(InputError, match=r"^--weights models:/enformer@best: [^\n]*not found"):
+        load("models:/enformer@best", folder / "work")
+    assert not [*(folder / "work").iterdir()]
+
+
+def write(path, content=b""):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("publishd", r"no file or folder of that name, and none of random, .*; did you mean published\?"),
+        ("empty", r"a folder with neither config\.json \(ours\), nor"),
+        ("notes.txt", r"a file that is none of \.pt, \.pth, \.bin, \.safetensors"),
+        ("empty.pt", "is neither a file of torch.save"),
+        ("cut.safetensors", "cut short or damaged"),
+        ("half", r"half/weights\.npz: No such file or directory"),
+        ("cut", r"weights\.npz: cut short or damaged"),
+        ("cut_sonnet", r"enformer-1: cut short or damaged"),
+        ("other.safetensors", "no variable stem.0.weight; it is not a state dict of enformer-pytorch"),
+        ("fewer", r"enformer/[^\n]* is \(.*\); the model needs \("),
+    ],
+)
+def test_paths_that_lead_nowhere(places, tmp_path, monkeypatch, name, said):
+    folder, _ = places
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    write(Path("notes.txt"))
+    write(Path("empty.pt"))
+    write(Path("cut.safetensors"), (folder / "port.safetensors").read_bytes()[:-100])
+    write(Path("half/config.json"), (folder / "ours" / "config.json").read_bytes())
+    write(Path("cut/config.json"), (folder / "ours" / "config.json").read_bytes())
+    write(Path("cut/weights.npz"), (folder / "ours" / "weights.npz").read_bytes()[:-100])
+    shutil.copytree(folder / "sonnet", "cut_sonnet")
+    with Path("cut_sonnet/enformer-1.data-00000-of-00001").open("r+b") as file:
+        file.truncate(5000)
+    save_file({"w": np.zeros(3, np.float32)}, "other.safetensors")
+    shutil.copytree(folder / "ours", "fewer")
+    config = Path("fewer/config.json")
+    config.write_text(config.read_text().replace('"human": 3', '"human": 4'))
+    with pytest.raises(InputError, match=rf"^--weights {name}: [^\n]*{said}") as caught:
+        load(name, tmp_path / "work")
+    assert "\n" not in str(caught.value) and str(caught.value).count(f"{name}: ") == 1
+    assert not (tmp_path / "work").exists()
+
+
+def test_lengths_that_no_model_has(places, tmp_path):
+    with pytest.raises(
+        InputError, match=r"^--weights [^\n]*a sequence of 1000 bp: the model takes multiples"
+    ):
+        load(places[0] / "port.safetensors", tmp_path, sequence_length=1000)
