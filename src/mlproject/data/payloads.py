@@ -95,7 +95,7 @@ def read_activities(path: str | os.PathLike, value_column: str, group_column: st
         at, first_name, first_group = first.setdefault(plain(name), (line, name, group))
         if first_name != name:
             raise InputError(
-                f"{where}: {name} is {first_name} of line {at} with another letter for ~; write one."
+                f"{where}: {name} differs from {first_name} of line {at} in ~ and _ only; write one of them."
             )
         if first_group != group:
             raise InputError(
@@ -225,7 +225,7 @@ def read_locus(word: str, genome: Genome) -> Locus:
     chrom, (start, end) = match[1], sorted(map(int, digits))
     if chrom not in genome.lengths:
         raise InputError(
-            f"locus {word}: reference {genome.path} has no {chrom}; it has {name_some(genome.lengths)}."
+            f"locus {word}: reference {genome.path} has no chromosome {chrom}; it has {name_some(genome.lengths)}."
         )
     if end > genome.lengths[chrom]:
         raise InputError(

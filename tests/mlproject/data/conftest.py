@@ -123,5 +123,10 @@ def baskerville() -> Path:
 
 
 @pytest.fixture
+def sox2_payloads() -> Path:
+    return _shared("sox2_payloads")
+
+
+@pytest.fixture
 def published_targets() -> Path:
     return _shared("targets")
