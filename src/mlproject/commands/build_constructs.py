@@ -149,9 +149,7 @@ def summary(counted: dict[str, Any]) -> str:
     if sites["outside"]:
         lines.append(f"off constructs   {len(sites['outside'])} sites: {_few(sites['outside'])}")
     if placed["same_sequence"]:
-        lines.append(
-            f"same sequence    {placed['same_sequence']} constructs repeat the sequence of another one"
-        )
+        lines.append(f"same sequence    {placed['same_sequence']} with the sequence of an earlier construct")
     if payloads["letters_made_n"]:
         lines.append(f"other letters    {payloads['letters_made_n']} letters of the payloads became N")
     by = options["split_by"] + (f" {options['similarity']:g}" if options["split_by"] == "similarity" else "")

@@ -51,14 +51,16 @@ def clusters(sequences: Sequence[str], similarity: float) -> list[int]:
     """The cluster of each sequence, numbered by first appearance.
 
     Average linkage: two clusters become one as long as the mean over their pairs of the Jaccard similarity of
-    31-mers is at least `similarity`.
+    31-mers is at least `similarity`; that of equal sequences is 1.
     """
     if len(sequences) < 2:
         return [0] * len(sequences)
     shared = shared_kmers(sequences)
     own = shared.diagonal()
     distance = 1 - shared / np.maximum(own[:, None] + own - shared, 1)
-    np.fill_diagonal(distance, 0)
+    first: dict[str, int] = {}
+    same = np.array([first.setdefault(sequence, len(first)) for sequence in sequences])
+    distance[same[:, None] == same] = 0  # also where they are too short for 31-mers
     tree = hierarchy.linkage(squareform(distance, checks=False), "average")
     found = hierarchy.fcluster(tree, 1 - similarity, "distance")
     numbers: dict[int, int] = {}

@@ -53,6 +53,7 @@ def test_clusters_are_joined_by_the_mean_similarity():
     assert clusters(sequences, 0.3) == [0, 1, 0, 0, 2]
     assert clusters(sequences, 0.4) == [0, 1, 2, 0, 3]
     assert clusters(sequences[:1], 0.3) == [0]
+    assert clusters(["", base, "ACGT", "", "ACGT"], 0.3) == [0, 1, 2, 0, 2]
 
 
 def test_folds_keep_clusters_whole_and_meet_the_ratios():
