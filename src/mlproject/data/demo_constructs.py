@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlproject.data import demo, placement
+from mlproject.data import constructs, demo, payloads, placement, similarity
 from mlproject.data.constructs import Site
 from mlproject.data.files import explained, locked
 
@@ -51,6 +51,9 @@ _DESIGNS = (
     (("AB", "BA"), ("in", "out"), True),
     (("A", "B"), ("in",), False),
 )
+
+# The rooms that the demo goes through: when one changes, it is made again.
+_MAKERS = (demo, payloads, placement, similarity, constructs)
 
 
 class _Group(NamedTuple):
@@ -86,8 +89,10 @@ def demo_reference(work_dir: str | os.PathLike = "work", seed: int = 0) -> Path:
 
 def demo_construct_inputs(work_dir: str | os.PathLike = "work", seed: int = 0) -> Path:
     """The folder with `table.tsv`, `payloads.fa` and `sites.bed`; made at the first call."""
-    sources = [Path(__file__), Path(demo.__file__)]
-    version = hashlib.sha256(b"".join(path.read_bytes() for path in sources) + str(seed).encode()).hexdigest()
+    sources = b"".join(
+        Path(path).read_bytes() for path in [__file__, *(str(room.__file__) for room in _MAKERS)]
+    )
+    version = hashlib.sha256(sources + str(seed).encode()).hexdigest()
     folder = Path(work_dir) / f"demo-constructs-{version[:12]}"
     with explained(f"work_dir {work_dir}: cannot be written"):
         folder.mkdir(parents=True, exist_ok=True)
