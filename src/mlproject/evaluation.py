@@ -80,19 +80,22 @@ def correlation(measured: np.ndarray, predicted: np.ndarray, clusters: Sequence[
     return Correlation(pearson, float(low[0]), float(high[0]), spearman, float(low[1]), float(high[1]))
 
 
-def construct_table(windows: pd.DataFrame) -> pd.DataFrame:
-    """A row for each construct from a row for each window: mean and standard deviation of `predicted` over offsets.
+def construct_table(windows: pd.DataFrame, values: Sequence[str] = ("predicted",)) -> pd.DataFrame:
+    """A row for each construct from a row for each window: means and standard deviations over offsets.
 
     Args:
-        windows: columns of the construct (index, name, group, cluster, fold, activity), offset and predicted.
+        windows: columns of the construct (index, name, group, cluster, fold, activity), and the values.
+        values: columns of numbers; NaN stays NaN.
 
     Returns:
-        The columns of the construct, then predicted, predicted_sd (of a sample; NaN for one window) and windows.
+        The columns of the construct, windows (how many), then NAME and NAME_sd (of a sample; NaN for one window) for
+        each of the values.
     """
-    fields = ["index", "name", "group", "cluster", "fold", "activity"]
-    found = windows.groupby(fields, sort=False)["predicted"].agg(["mean", "std", "size"])
-    names = {"mean": "predicted", "std": "predicted_sd", "size": "windows"}
-    return found.rename(columns=names).reset_index()
+    groups = windows.groupby(["index", "name", "group", "cluster", "fold", "activity"], sort=False)
+    columns = {"windows": groups.size()}
+    for name in values:
+        columns |= {name: groups[name].mean(), f"{name}_sd": groups[name].std()}
+    return pd.DataFrame(columns).reset_index()
 
 
 def compare_predictors(constructs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:

@@ -264,10 +264,16 @@ def comparison_text(comparison: pd.DataFrame) -> str:
     return _aligned(lines)
 
 
-def write_activity_figure(constructs: pd.DataFrame, title: str, path: Path) -> Path:
+def write_activity_figure(
+    constructs: pd.DataFrame,
+    title: str,
+    path: Path,
+    column: str = "predicted",
+    label: str = "predicted activity",
+) -> Path:
     """Saves `activity_figure` and returns its path."""
     with matplotlib.rc_context(_STYLE):
-        activity_figure(constructs, title).savefig(path, dpi="figure")
+        activity_figure(constructs, title, column, label).savefig(path, dpi="figure")
     return path
 
 
@@ -275,14 +281,16 @@ _MOST_GROUPS = 12  # that a legend names; colours of more could not be told apar
 
 
 @matplotlib.rc_context(_STYLE)
-def activity_figure(constructs: pd.DataFrame, title: str) -> Figure:
-    """Measured against predicted activity, a point for each construct, with the deviation over its offsets.
+def activity_figure(constructs: pd.DataFrame, title: str, column: str, label: str) -> Figure:
+    """Measured activity against what is predicted, a point for each construct, with the deviation over its offsets.
 
     Colour and marker are the group; where there are many, the largest ones, and "other".
 
     Args:
-        constructs: columns group, activity, predicted and predicted_sd.
+        constructs: columns group, activity, COLUMN and COLUMN_sd.
         title: what they are.
+        column: of the prediction; of `predicted`, which is an activity too, the line of equality is drawn.
+        label: of its axis.
     """
     sizes = constructs["group"].value_counts()
     named = list(sizes.index[: _MOST_GROUPS if len(sizes) <= _MOST_GROUPS else _MOST_GROUPS - 1])
@@ -290,22 +298,21 @@ def activity_figure(constructs: pd.DataFrame, title: str) -> Figure:
     order = named + ["other"] * bool((group == "other").any() and "other" not in named)
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.subplots()
-    ends = [
-        min(0.0, constructs["activity"].min(), constructs["predicted"].min()),
-        max(constructs["activity"].max(), constructs["predicted"].max()) * 1.05,
-    ]
-    axes.plot(ends, ends, color="0.6", linewidth=0.8, zorder=0)
+    if column == "predicted":
+        both = constructs[["activity", column]]
+        ends = [min(0.0, both.min(axis=None)), both.max(axis=None) * 1.05]
+        axes.plot(ends, ends, color="0.6", linewidth=0.8, zorder=0)
     axes.errorbar(
-        constructs["predicted"],
+        constructs[column],
         constructs["activity"],
-        xerr=constructs["predicted_sd"],
+        xerr=constructs[f"{column}_sd"],
         fmt="none",
         ecolor="0.6",
         elinewidth=0.8,
         zorder=1,
     )
     sns.scatterplot(
-        x=constructs["predicted"],
+        x=constructs[column],
         y=constructs["activity"],
         hue=group,
         style=group,
@@ -319,7 +326,7 @@ def activity_figure(constructs: pd.DataFrame, title: str) -> Figure:
         zorder=2,
     )
     axes.set(
-        xlabel="predicted activity (points: mean over offsets; lines: ± 1 sd over offsets)",
+        xlabel=f"{label} (points: mean over offsets; lines: ± 1 sd over offsets)",
         ylabel="measured activity",
         title=f"{title}: {len(constructs)} constructs",
     )

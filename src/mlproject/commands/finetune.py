@@ -1,0 +1,476 @@
+"""Fine-tune a trunk on constructs and their measured activity, fold by fold."""
+
+import dataclasses
+import hashlib
+import math
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+from enformer_core import checkpoints
+from enformer_core.enformer import BIN_SIZE_BP, Enformer, preset
+from enformer_core.heads import ACTIVITY_HEADS, ActivityHeadConfig
+from mlproject import __version__, baselines, reporting, weights
+from mlproject.data.construct_windows import ConstructWindows, Fold, plan_folds
+from mlproject.data.constructs import Construct, read_constructs
+from mlproject.data.demo_constructs import demo_constructs
+from mlproject.embeddings import EmbeddingCache
+from mlproject.errors import InputError, OutOfMemory, Stopped, one_line
+from mlproject.evaluation import compare_predictors, construct_table, correlation
+from mlproject.resuming import StepCheckpoints, fingerprint, fit_resumably, only_one
+from mlproject.training import Schedule, TrainResult
+from mlproject.tuning import Tuner
+
+if TYPE_CHECKING:
+    from mlproject.tracking.runs import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Fine-tune a trunk on constructs: trunk + activity head, mean squared error, held-out constructs."""
+
+    data: str = "demo"
+    """Constructs: the folder that build_constructs made, or a table like the one in it; demo: made-up ones."""
+    weights: str = "random"
+    """Trunk to start from: a checkpoint folder, published, a PyTorch state dict, runs:/..., models:/..., or random."""
+    weights_dir: str = ""
+    """Where the published weights are, in place of the variable ENFORMERBASELINE."""
+    download: bool = False
+    """Whether published weights that are not there may be fetched from their bucket."""
+    preset: Literal["full", "quarter", "tiny"] = "tiny"
+    """Size of a random trunk; other weights have their own."""
+    head: Literal["single_64_64", "single_64_128", "multi_64_64"] = "single_64_64"
+    """Attention of the activity head: heads, key size and value size as published (multi: four heads)."""
+    num_heads: int = 0
+    """Attention heads of the activity head. 0: what head says."""
+    key_size: int = 0
+    """Size of its keys, for each head. 0: what head says."""
+    value_size: int = 0
+    """Size of its values, for each head. 0: what head says."""
+    trainable: str = "all"
+    """What moves beside the activity head: all of the trunk, nothing (head), or the last N transformer blocks (N)."""
+    lora_rank: int = 0
+    """Rank of low-rank adapters that move in place of the weights of those blocks. 0: the weights move."""
+    norm_averages: Literal["fixed", "moving"] = "fixed"
+    """BatchNorm averages: fixed, or moving with the batches (only with trainable=all)."""
+    window: int = 25_600
+    """Sequence of a window in bp, a multiple of 128."""
+    samples: float = 8
+    """Windows of each construct, at offsets drawn without replacement; below 1: the share of all offsets."""
+    stride: int = 1
+    """Distance between offsets that may be drawn, in bp."""
+    epochs: int = 10
+    """Epochs of steps_per_epoch steps; validation follows each."""
+    steps_per_epoch: int = 20
+    """Training steps of an epoch. 0: as many as show each training window once."""
+    batch_size: int = 4
+    """Windows of a training step."""
+    learning_rate: float = 1.0e-4
+    """Learning rate of Adam after the warm-up."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises linearly."""
+    clip_norm: float = 1.0
+    """Gradients are scaled down to this global norm; 0 leaves them as they are."""
+    patience: int = 5
+    """Epochs without a lower validation loss after which a training ends (0: never); the best one is kept."""
+    folds: tuple[str, ...] = ()
+    """Folds to hold out in turn, of constructs built with num_folds. Empty: all of them."""
+    seed: int = 42
+    """Of offsets, the head's first weights, a random trunk, order of windows and dropout."""
+    cache: Literal["on", "off"] = "on"
+    """With trainable=head: whether trunk embeddings are computed once and kept in work_dir."""
+    checkpoint_seconds: float = 60.0
+    """A training that is killed loses at most this much and one epoch."""
+    work_dir: Path = Path("work")
+    """Folder for the demo, embeddings, fetched weights and the checkpoints of unfinished trainings."""
+    experiment: str = "finetune"
+    """MLflow experiment."""
+
+
+# What may differ between two commands that continue the same study.
+_NOT_OF_THE_STUDY = (
+    "data",
+    "weights",
+    "weights_dir",
+    "download",
+    "folds",
+    "cache",
+    "work_dir",
+    "experiment",
+    "checkpoint_seconds",
+)
+
+
+def check(options: Options) -> None:
+    """Refuses what cannot run, before a run exists.
+
+    Raises:
+        InputError: one line that names the option or the file, what was found and what to do.
+    """
+    for name in ("epochs", "batch_size"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name}: found {getattr(options, name)}; it must be 1 or more")
+    for name in ("steps_per_epoch", "warmup_steps", "learning_rate", "clip_norm", "patience", "lora_rank"):
+        if getattr(options, name) < 0:
+            raise InputError(f"--{name}: found {getattr(options, name)}; it cannot be negative")
+    if not 0 <= options.seed < 2**31:
+        raise InputError(f"--seed: found {options.seed}; it must be from 0 to {2**31 - 1}")
+    if options.window % BIN_SIZE_BP or options.window < BIN_SIZE_BP:
+        raise InputError(f"--window: found {options.window}; it must be a multiple of {BIN_SIZE_BP} bp")
+    _head(options)
+    blocks = _moving_blocks(options)
+    if options.lora_rank and blocks == 0:
+        raise InputError(
+            "--lora_rank: adapters are part of the trunk, and --trainable head leaves it as it is"
+        )
+    if options.norm_averages == "moving" and (blocks is not None or options.lora_rank):
+        raise InputError("--norm_averages moving: needs --trainable all without --lora_rank")
+    _open(options)
+
+
+def run(options: Options, run: "Run") -> int:
+    """Trains what is missing of the study, then pools what was held out.
+
+    Returns:
+        0, or 1 when a fold failed; the others have run all the same.
+    """
+    began = time.perf_counter()
+    tf.config.experimental.enable_op_determinism()
+    constructs, folds, windows = _open(options)
+    enformer = weights.load_trunk(
+        options.weights,
+        weights_dir=options.weights_dir,
+        download=options.download,
+        work_dir=options.work_dir,
+        random=lambda: _random_trunk(options),
+        sequence_length=options.window,
+        target_length=None,
+    )
+    layers = enformer.config.num_transformer_layers
+    if (blocks := _moving_blocks(options)) is not None and blocks > layers:
+        raise InputError(f"--trainable: found {blocks}; the trunk has {layers} transformer blocks")
+    study = _study(options, constructs, enformer)
+    run.rename(f"finetune {study[:8]}")
+    with only_one(options.work_dir / "finetune" / f"{study}.lock"):
+        run.take_over({"grid": study})
+        outcomes = _train_folds(options, run, folds, windows, enformer, study)
+    _report(options, run, outcomes)
+    run.summarize({"seconds/total": time.perf_counter() - began})
+    return 1 if any(outcome.failure for outcome in outcomes) else 0
+
+
+# --- what goes in -------------------------------------------------------------------------------------------------
+
+
+def _open(options: Options) -> tuple[list[Construct], list[Fold], ConstructWindows]:
+    """The constructs, the folds to hold out in turn, and the windows."""
+    folder = demo_constructs(options.work_dir) if options.data == "demo" else Path(options.data)
+    constructs = read_constructs(folder)
+    folds = plan_folds(constructs, options.folds)
+    windows = ConstructWindows(
+        constructs, options.window, samples=options.samples, stride=options.stride, seed=options.seed
+    )
+    return constructs, folds, windows
+
+
+def _head(options: Options) -> ActivityHeadConfig:
+    chosen = {
+        name: getattr(options, name)
+        for name in ("num_heads", "key_size", "value_size")
+        if getattr(options, name)
+    }
+    try:
+        return dataclasses.replace(ACTIVITY_HEADS[options.head], **chosen)
+    except ValueError as error:
+        raise InputError(f"--{error}") from None
+
+
+def _moving_blocks(options: Options) -> int | None:
+    """How many of the last transformer blocks move; None: the whole trunk does."""
+    if options.trainable in ("all", "head"):
+        return None if options.trainable == "all" else 0
+    if not options.trainable.isdecimal() or int(options.trainable) < 1:
+        raise InputError(
+            f"--trainable: found {options.trainable!r}; it can be all, head, or a number of transformer blocks"
+        )
+    return int(options.trainable)
+
+
+def _random_trunk(options: Options) -> Enformer:
+    config = preset(options.preset, sequence_length=options.window, target_length=None)
+    return Enformer(config, seed=options.seed)
+
+
+def _study(options: Options, constructs: list[Construct], enformer: Enformer) -> str:
+    """A hash of all that the numbers depend on: the same command finds its own runs again by it."""
+    chosen = {
+        name: value for name, value in dataclasses.asdict(options).items() if name not in _NOT_OF_THE_STUDY
+    }
+    chosen["constructs"] = _digest(constructs)
+    chosen["enformer"] = [checkpoints.digest(enformer.variables), dataclasses.asdict(enformer.config)]
+    chosen["version"] = __version__
+    return fingerprint(chosen)
+
+
+def _digest(constructs: list[Construct]) -> str:
+    return hashlib.sha256(repr(constructs).encode()).hexdigest()
+
+
+# --- training -----------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class _Outcome:
+    """What one child run ended with: its held-out windows and constructs, or a failure."""
+
+    fold: str
+    windows: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
+    constructs: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
+    failure: str = ""
+
+
+def _train_folds(
+    options: Options, run: "Run", folds: list[Fold], windows: ConstructWindows, enformer: Enformer, study: str
+) -> list[_Outcome]:
+    outcomes = []
+    tuner: Tuner | None = None  # made for the first fold that is not done, then used for all
+    for number, fold in enumerate(folds, 1):
+        outcome = _Outcome(fold.name)
+        outcomes.append(outcome)
+        label = f"[{number}/{len(folds)}] fold {fold.name}"
+        key = {"grid": study, "fold": fold.name}
+        try:
+            with run.child(f"fold {fold.name}", key=key, params=_params(options, fold)) as child:
+                # With the run in its name: a run that is new has no history that a checkpoint could continue.
+                folder = options.work_dir / "finetune" / study / f"{fold.name}-{child.id}"
+                if not child.done:
+                    tuner = tuner or _tuner(options, enformer, windows)
+                    _train_child(options, child, tuner, fold, folder, label)
+                metrics = child.metrics()
+                outcome.windows, outcome.constructs = child.table("predictions"), child.table("constructs")
+            shutil.rmtree(folder, ignore_errors=True)
+            state = "was done before" if child.done else f"{metrics['seconds/total']:.1f} s"
+            found = metrics.get("pearson/constructs", math.nan)
+            print(
+                f"{label}: pearson/constructs {found:.4f} of {len(outcome.constructs)} ({state})", flush=True
+            )
+        except Stopped as stopped:
+            raise Stopped(f"{stopped} in fold {fold.name}; the same command goes on from there") from None
+        except tf.errors.ResourceExhaustedError as error:
+            raise OutOfMemory(
+                f"{label}: out of memory with --batch_size {options.batch_size} ({one_line(error)}); choose a smaller "
+                "one, or train less of the trunk (--trainable, --lora_rank); what is trained already is kept"
+            ) from None
+        except InputError:  # what the user can mend would fail the other folds too
+            raise
+        except Exception as error:
+            outcome.failure = one_line(error)
+            print(f"{label}: FAILED: {outcome.failure}", flush=True)
+    return outcomes
+
+
+# Options of a child that are worth a column beside its fold.
+_SHARED_PARAMS = (
+    "data",
+    "weights",
+    "trainable",
+    "lora_rank",
+    "norm_averages",
+    "window",
+    "samples",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "seed",
+)
+
+
+def _params(options: Options, fold: Fold) -> dict[str, Any]:
+    """Parameters of a child: columns in which the runs of studies differ."""
+    head = _head(options)
+    return {
+        "fold": fold.name,
+        **{name: getattr(options, name) for name in _SHARED_PARAMS},
+        **dataclasses.asdict(head),
+    }
+
+
+def _tuner(options: Options, enformer: Enformer, windows: ConstructWindows) -> Tuner:
+    blocks = _moving_blocks(options)
+    embeddings = None
+    if blocks == 0 and options.cache == "on":
+        trunk = checkpoints.digest(enformer.trunk_variables)[:16]
+        embeddings = EmbeddingCache(
+            options.work_dir / "embeddings" / f"{trunk}-{options.window}",
+            options.window // BIN_SIZE_BP,
+            2 * enformer.config.channels,
+        )
+    try:
+        tuner = Tuner(
+            enformer,
+            _head(options),
+            windows,
+            moving_blocks=blocks,
+            lora_rank=options.lora_rank,
+            fixed_norms=options.norm_averages == "fixed",
+            batch_size=options.batch_size,
+            clip_norm=options.clip_norm,
+            embeddings=embeddings,
+        )
+    except ValueError as error:
+        raise InputError(f"--lora_rank: {error}") from None
+    tuner.fill_embeddings()
+    tuner.compile()
+    return tuner
+
+
+def _train_child(options: Options, child: "Run", tuner: Tuner, fold: Fold, folder: Path, label: str) -> None:
+    """Trains with one fold held out, or goes on with it, and keeps what came of it."""
+    began = time.perf_counter()
+    windows = tuner.windows
+    digest = _digest(windows.constructs)
+    child.use_dataset(name=Path(options.data).name, digest=digest, source=options.data, context="training")
+    saved = StepCheckpoints(folder, tuner.training_variables, tuner.optimizer, options.checkpoint_seconds)
+    tuner.reset(options.seed)
+    start = saved.restore()
+    if start:
+        print(f"{label}: goes on after step {start}", flush=True)
+    result = _fit(options, child, tuner, fold, saved, start, label)
+    best = saved.restore_best()
+    tuner.finish()
+    child.summarize({"seconds/train": result.seconds, "best/step": best})
+    child.summarize(_keep_predictions(child, tuner, fold))
+    with tempfile.TemporaryDirectory() as temporary:
+        tuner.save(Path(temporary))
+        child.keep(Path(temporary, "checkpoint"))
+        child.log_model(
+            Path(temporary, "saved_model"),
+            name="model",
+            input_shape=(-1, options.window, 4),
+            output_shapes={"activity": (-1, 1)},
+        )
+    child.summarize({"seconds/total": time.perf_counter() - began})
+
+
+def _fit(
+    options: Options, child: "Run", tuner: Tuner, fold: Fold, saved: StepCheckpoints, start: int, label: str
+) -> TrainResult:
+    windows = tuner.windows
+    train, valid = windows.in_folds(fold.train), windows.in_folds(fold.valid)
+    steps = options.steps_per_epoch or -(-len(train) // options.batch_size)
+    schedule = Schedule(options.epochs, steps, options.warmup_steps, options.learning_rate)
+    losses = child.series("validation/loss")[: start // steps]
+
+    def enough() -> bool:
+        return 0 < options.patience <= len(losses) - 1 - int(np.argmin(losses))
+
+    def validate(step: int) -> bool:
+        loss = float(np.mean((tuner.predict(valid) - windows.targets(valid)[:, 0]) ** 2))
+        child.log(step, {"validation/loss": loss})
+        losses.append(loss)
+        if np.argmin(losses) == len(losses) - 1:
+            saved.keep_best(step)
+        return enough()
+
+    if losses and enough():  # it was stopped after its last epoch
+        schedule = dataclasses.replace(schedule, epochs=start // steps)
+    return fit_resumably(
+        tuner.step,
+        tuner.batches(train, options.seed, start),
+        schedule,
+        child.log,
+        saved,
+        flush=child.flush,
+        validate=validate,
+        seed=options.seed,
+        start=start,
+        label=label,
+    )
+
+
+# --- what comes out -----------------------------------------------------------------------------------------------
+
+_PREDICTORS = {
+    "predicted": "fine-tuned",
+    **{f"ridge_{name}": f"ridge on {name}" for name in baselines.FEATURES},
+}
+
+
+def _keep_predictions(child: "Run", tuner: Tuner, fold: Fold) -> dict[str, float]:
+    """Predicts the held-out constructs, keeps tables and figure and returns the final numbers."""
+    windows = tuner.windows
+    rows = windows.in_folds(fold.test)
+    table = windows.table(rows).assign(predicted=tuner.predict(rows))
+    constructs = construct_table(table)
+    activity = np.array([construct.activity for construct in windows.constructs])
+    known = np.array([construct.fold not in fold.test for construct in windows.constructs])
+    for name, features in baselines.FEATURES.items():
+        predicted = baselines.ridge_predictions(features(windows.constructs), activity, known)
+        constructs[f"ridge_{name}"] = predicted[~known]
+    child.keep_table("predictions", table)
+    child.keep_table("constructs", constructs)
+    _keep_figure(child, constructs, f"fold {fold.name} held out")
+    loss = float(((table["predicted"] - table["activity"]) ** 2).mean())
+    return {"test/loss": loss, "test/constructs": len(constructs), **_final_numbers(table, constructs)}
+
+
+def _final_numbers(table: pd.DataFrame, constructs: pd.DataFrame) -> dict[str, float]:
+    """Pearson and Spearman r: of constructs (means over offsets), of windows, and of both baselines."""
+    found = {
+        "windows": correlation(*(table[name].to_numpy() for name in ("activity", "predicted", "cluster")))
+    }
+    for column, row in zip(
+        _PREDICTORS, compare_predictors(constructs, list(_PREDICTORS)).itertuples(), strict=True
+    ):
+        found["constructs" if column == "predicted" else column] = row
+    return {
+        f"{kind}/{name}": getattr(row, kind)
+        for kind in ("pearson", "spearman")
+        for name, row in found.items()
+    }
+
+
+def _keep_figure(run: "Run", constructs: pd.DataFrame, title: str) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        run.keep(reporting.write_activity_figure(constructs, title, Path(temporary, "activity.png")))
+
+
+def _report(options: Options, run: "Run", outcomes: list[_Outcome]) -> None:
+    """Pools what every fold held out: tables, figure, intervals, and the same in words."""
+    done = [outcome for outcome in outcomes if not outcome.failure]
+    for outcome in outcomes:
+        if outcome.failure:
+            print(f"failed: fold {outcome.fold}: {outcome.failure}")
+    if not done:
+        return
+    table = pd.concat([outcome.windows for outcome in done], ignore_index=True)
+    constructs = pd.concat([outcome.constructs for outcome in done], ignore_index=True)
+    comparison = compare_predictors(constructs, list(_PREDICTORS))
+    run.keep_table("predictions", table)
+    run.keep_table("constructs", constructs)
+    run.keep_table("comparison", comparison)
+    held_out = f"{len(done)} fold{'s' * (len(done) > 1)} held out"
+    _keep_figure(run, constructs, held_out)
+    ends = comparison.iloc[0]
+    run.summarize(
+        {
+            **_final_numbers(table, constructs),
+            **{
+                f"{kind}/constructs_{end}": ends[f"{kind}_{end}"]
+                for kind in ("pearson", "spearman")
+                for end in ("low", "high")
+            },
+        }
+    )
+    print(
+        f"\n{len(constructs)} constructs in {comparison['clusters'][0]} clusters, {held_out}; r (95% interval)"
+    )
+    print(reporting.comparison_text(comparison.assign(predictor=list(_PREDICTORS.values()))))
+    if options.weights == "random":
+        print("The trunk began with random weights: this says nothing of a pretrained Enformer.")

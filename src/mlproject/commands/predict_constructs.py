@@ -1,0 +1,279 @@
+"""Predict the activity of constructs, and the signal of a track at their annotated sites."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+from tqdm import tqdm
+
+from enformer_core import checkpoints
+from enformer_core.activity import ActivityModel
+from enformer_core.enformer import BIN_SIZE_BP, Enformer, preset
+from mlproject import __version__, compilation, reporting, stopping, weights
+from mlproject.data.construct_windows import ConstructWindows
+from mlproject.data.constructs import read_constructs
+from mlproject.data.demo_constructs import demo_constructs
+from mlproject.data.files import write_whole
+from mlproject.errors import InputError, OutOfMemory, Stopped, one_line
+from mlproject.evaluation import compare_predictors, construct_table
+from mlproject.inference import WindowPredictor, site_maxima
+from mlproject.resuming import fingerprint, only_one
+from mlproject.tensorhub import TensorHubModel
+
+if TYPE_CHECKING:
+    from mlproject.tracking.runs import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Predict constructs: activity for each offset, and a track's maximum at each annotated site."""
+
+    data: str = "demo"
+    """Constructs: the folder that build_constructs made, or a table like the one in it; demo: made-up ones."""
+    weights: str = "newest"
+    """Model: newest (the last fine-tuned one of the store), or as in finetune; tensorhub and SavedModels too."""
+    weights_dir: str = ""
+    """Where the published or TF-Hub weights are, in place of ENFORMERBASELINE or ENFORMERTENSORHUB."""
+    download: bool = False
+    """Whether published weights that are not there may be fetched from their bucket."""
+    preset: Literal["full", "quarter", "tiny"] = "tiny"
+    """Size of a random model; other weights have their own."""
+    head: str = "mouse"
+    """Track head."""
+    track: int = 10
+    """Track of the head, from 0, whose signal is read at the annotated sites."""
+    window: int = 0
+    """Sequence of a window in bp, a multiple of 128. 0: the fine-tuned model's own, else 25,600."""
+    samples: float = 8
+    """Windows of each construct, at offsets drawn without replacement; below 1: the share of all offsets."""
+    stride: int = 1
+    """Distance between offsets that may be drawn, in bp."""
+    seed: int = 42
+    """Of the offsets."""
+    batch_size: int = 4
+    """Windows of a prediction."""
+    output: str = "work/predictions.tsv"
+    """Table to write: a row for each construct and offset."""
+    work_dir: Path = Path("work")
+    """Folder for the demo, fetched weights and unfinished predictions."""
+    experiment: str = "predict_constructs"
+    """MLflow experiment."""
+
+
+_WINDOW = 25_600
+_NOT_OF_THE_NUMBERS = ("data", "weights", "weights_dir", "download", "output", "work_dir", "experiment")
+_COLUMNS = ["index", "name", "group", "fold", "offset", "activity", "predicted", "peaksum", "peak"]
+
+
+def check(options: Options) -> None:
+    """Refuses what cannot run, before a run exists.
+
+    Raises:
+        InputError: one line that names the option or the file, what was found and what to do.
+    """
+    if options.batch_size < 1:
+        raise InputError(f"--batch_size: found {options.batch_size}; it must be 1 or more")
+    if options.track < 0:
+        raise InputError(f"--track: found {options.track}; tracks are counted from 0")
+    if options.window % BIN_SIZE_BP or options.window < 0:
+        raise InputError(f"--window: found {options.window}; it must be a multiple of {BIN_SIZE_BP} bp")
+    _windows(options, options.window or _WINDOW)
+
+
+def run(options: Options, run: "Run") -> int:
+    """Predicts what is missing, then writes tables and figures."""
+    began = time.perf_counter()
+    word = options.weights if options.weights != "newest" else _newest()
+    model = weights.load(
+        word,
+        weights_dir=options.weights_dir,
+        download=options.download,
+        work_dir=options.work_dir,
+        random=lambda: _random_model(options),
+        sequence_length=options.window or _WINDOW,
+        target_length=None,
+    )
+    windows = _windows(options, _window(options, model))
+    predict = WindowPredictor(model, options.head, options.track, options.batch_size)
+    work = _work(options, windows, model, word)
+    folder = options.work_dir / "predict_constructs"
+    with only_one(folder / f"{work}.lock"):
+        unfinished = folder / f"{work}.jsonl"
+        found = _predict(options, windows, predict, unfinished)
+        table = _table(windows, found)
+        text = table[_COLUMNS].to_csv(sep="\t", index=False, float_format="%.6g")
+        write_whole(Path(options.output), text)
+        _keep(options, run, windows, table)
+        unfinished.unlink()
+    print(f"{options.output}: {len(table)} windows of {len(windows.constructs)} constructs, by {word}")
+    run.summarize({"seconds/total": time.perf_counter() - began})
+    return 0
+
+
+# --- what goes in -------------------------------------------------------------------------------------------------
+
+
+def _windows(options: Options, window: int) -> ConstructWindows:
+    folder = demo_constructs(options.work_dir) if options.data == "demo" else Path(options.data)
+    return ConstructWindows(
+        read_constructs(folder), window, samples=options.samples, stride=options.stride, seed=options.seed
+    )
+
+
+def _newest() -> str:
+    """The address of the last fine-tuned model of the store; `random` where there is none, and a line that says so."""
+    from mlproject.tracking.runs import read_runs
+
+    runs = read_runs(finished=True)
+    children = runs[runs["tags.fold"].notna()] if "tags.fold" in runs else runs.head(0)
+    if children.empty:
+        print(
+            "This store has no fine-tuned model: an untrained one (weights=random) predicts, and its numbers mean "
+            "nothing. `mlflow run . -e finetune` makes one.",
+            flush=True,
+        )
+        return "random"
+    newest = children.iloc[0]
+    print(f"weights: {newest['name']} of {newest['start_time']:%Y-%m-%d %H:%M} UTC", flush=True)
+    return f"runs:/{newest['run_id']}"
+
+
+def _random_model(options: Options) -> Enformer:
+    config = preset(options.preset, sequence_length=options.window or _WINDOW, target_length=None)
+    return Enformer(config, seed=options.seed)
+
+
+def _window(options: Options, model: Enformer | ActivityModel | TensorHubModel) -> int:
+    """The length of a window, which a fine-tuned model has its own of."""
+    if not isinstance(model, ActivityModel):
+        return options.window or _WINDOW
+    own = model.config.sequence_length
+    if options.window not in (0, own):
+        raise InputError(f"--window: found {options.window}; this fine-tuned model takes {own} bp")
+    return own
+
+
+def _work(
+    options: Options, windows: ConstructWindows, model: Enformer | ActivityModel | TensorHubModel, word: str
+) -> str:
+    """A hash of all that the numbers depend on: an unfinished prediction is found again by it."""
+    chosen = {
+        name: value for name, value in dataclasses.asdict(options).items() if name not in _NOT_OF_THE_NUMBERS
+    }
+    chosen["constructs"] = hashlib.sha256(repr(windows.constructs).encode()).hexdigest()
+    chosen["model"] = word if isinstance(model, TensorHubModel) else checkpoints.digest(model.variables)
+    chosen["version"] = __version__
+    return fingerprint(chosen)
+
+
+# --- predicting ---------------------------------------------------------------------------------------------------
+
+
+def _predict(
+    options: Options, windows: ConstructWindows, predict: WindowPredictor, unfinished: Path
+) -> dict[int, dict[str, Any]]:
+    """The predictions of every construct by its index; each is written to `unfinished` as soon as it is there."""
+    found = _read_unfinished(unfinished)
+    wanted = [position for position, c in enumerate(windows.constructs) if c.index not in found]
+    if found:
+        print(f"{len(found)} constructs were predicted before; {len(wanted)} to go", flush=True)
+    try:
+        with (
+            unfinished.open("a", encoding="utf-8") as file,
+            stopping.deferred() as should_stop,
+            compilation.compiling(),
+        ):
+            for position in tqdm(wanted, desc="predict", unit="construct", disable=None, leave=False):
+                construct = windows.constructs[position]
+                rows = np.flatnonzero(windows.construct == position)
+                answer = predict(windows.sequences(rows))
+                maxima = [
+                    site_maxima(signal, construct.sites, int(offset))
+                    for signal, offset in zip(answer.signal, windows.offset[rows], strict=True)
+                ]
+                found[construct.index] = {"predicted": answer.activity.tolist(), "maxima": maxima}
+                file.write(json.dumps({"index": construct.index, **found[construct.index]}) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+                if should_stop():
+                    done = f"{len(found)} of {len(windows.constructs)} constructs"
+                    raise Stopped(f"after {done}; the same command goes on from there")
+    except tf.errors.ResourceExhaustedError as error:
+        raise OutOfMemory(
+            f"out of memory with --batch_size {options.batch_size} ({one_line(error)}); choose a smaller one"
+        ) from None
+    return found
+
+
+def _read_unfinished(path: Path) -> dict[int, dict[str, Any]]:
+    """What an earlier process has predicted; a line that it was killed in is left out, and cut off."""
+    if not path.exists():
+        return {}
+    whole = path.read_bytes().rpartition(b"\n")[0]
+    path.write_bytes(whole + b"\n" * bool(whole))
+    found = {}
+    for line in whole.splitlines():
+        entry = json.loads(line)
+        maxima = [{int(site): value for site, value in window.items()} for window in entry["maxima"]]
+        found[entry["index"]] = {"predicted": entry["predicted"], "maxima": maxima}
+    return found
+
+
+# --- what comes out -----------------------------------------------------------------------------------------------
+
+
+def _table(windows: ConstructWindows, found: dict[int, dict[str, Any]]) -> pd.DataFrame:
+    """A row for each window; `peak` is `name=maximum;...` of the sites in it, `peaksum` their sum."""
+    predicted, peaksum, peak = [], [], []
+    for construct in windows.constructs:
+        entry = found[construct.index]
+        predicted += entry["predicted"]
+        for maxima in entry["maxima"]:
+            peaksum.append(sum(maxima.values()))
+            peak.append(
+                ";".join(f"{construct.sites[site].name}={value:.6g}" for site, value in maxima.items())
+            )
+    rows = np.arange(len(windows))
+    return windows.table(rows).assign(predicted=predicted, peaksum=peaksum, peak=peak)
+
+
+def _keep(options: Options, run: "Run", windows: ConstructWindows, table: pd.DataFrame) -> None:
+    constructs = construct_table(table, ["predicted", "peaksum"])
+    run.keep_table("predictions", table[_COLUMNS])
+    run.keep_table("constructs", constructs)
+    run.use_dataset(
+        name=Path(options.data).name,
+        digest=hashlib.sha256(repr(windows.constructs).encode()).hexdigest(),
+        source=options.data,
+        context="prediction",
+    )
+    columns = {
+        "predicted": "predicted activity",
+        "peaksum": f"sum of {options.head} {options.track} at sites",
+    }
+    columns = {name: label for name, label in columns.items() if constructs[name].notna().all()}
+    with tempfile.TemporaryDirectory() as temporary:
+        for column, label in columns.items():
+            path = Path(temporary, f"{column}.png")
+            run.keep(reporting.write_activity_figure(constructs, "all constructs", path, column, label))
+    comparison = compare_predictors(constructs, list(columns))
+    run.keep_table("comparison", comparison)
+    run.summarize(
+        {
+            f"{kind}/{row.predictor}": getattr(row, kind)
+            for row in comparison.itertuples()
+            for kind in ("pearson", "spearman")
+        }
+    )
+    sites = sum(len(windows.constructs[position].sites) for position in windows.construct)
+    if outside := sites - int(table["peak"].str.count("=").sum()):
+        print(f"{outside} of {sites} annotated sites lie outside of the window, and are not in its peaksum")
+    print(reporting.comparison_text(comparison.assign(predictor=list(columns.values()))))
