@@ -328,7 +328,7 @@ def activity_figure(constructs: pd.DataFrame, title: str, column: str, label: st
     axes.set(
         xlabel=f"{label} (points: mean over offsets; lines: ± 1 sd over offsets)",
         ylabel="measured activity",
-        title=f"{title}: {len(constructs)} constructs",
+        title=f"{title}, n = {len(constructs)}",
     )
     sns.move_legend(axes, "upper left", bbox_to_anchor=(1, 1), title="group", frameon=False)
     return figure

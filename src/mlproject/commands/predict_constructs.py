@@ -264,16 +264,24 @@ def _keep(options: Options, run: "Run", windows: ConstructWindows, table: pd.Dat
         for column, label in columns.items():
             path = Path(temporary, f"{column}.png")
             run.keep(reporting.write_activity_figure(constructs, "all constructs", path, column, label))
-    comparison = compare_predictors(constructs, list(columns))
+    parts = {"all": constructs, **dict(list(constructs.groupby("fold")))}
+    comparisons = [compare_predictors(part, list(columns)).assign(fold=fold) for fold, part in parts.items()]
+    comparison = pd.concat(comparisons, ignore_index=True)
     run.keep_table("comparison", comparison)
     run.summarize(
         {
             f"{kind}/{row.predictor}": getattr(row, kind)
-            for row in comparison.itertuples()
+            for row in comparisons[0].itertuples()
             for kind in ("pearson", "spearman")
         }
     )
     sites = sum(len(windows.constructs[position].sites) for position in windows.construct)
     if outside := sites - int(table["peak"].str.count("=").sum()):
         print(f"{outside} of {sites} annotated sites lie outside of the window, and are not in its peaksum")
-    print(reporting.comparison_text(comparison.assign(predictor=list(columns.values()))))
+    labels = [
+        f"{columns[row.predictor]}, {row.constructs} of fold {row.fold}" for row in comparison.itertuples()
+    ]
+    print(reporting.comparison_text(comparison.assign(predictor=labels)))
+    print(
+        "Of folds that the model was trained on, these say how well it remembers, not how well it predicts."
+    )
