@@ -282,6 +282,7 @@ def _keep(options: Options, run: "Run", windows: ConstructWindows, table: pd.Dat
         f"{columns[row.predictor]}, {row.constructs} of fold {row.fold}" for row in comparison.itertuples()
     ]
     print(reporting.comparison_text(comparison.assign(predictor=labels)))
-    print(
-        "Of folds that the model was trained on, these say how well it remembers, not how well it predicts."
-    )
+    if "predicted" in columns:
+        print(
+            "Of folds that it was trained on, these say how well the model remembers, not how well it predicts."
+        )
