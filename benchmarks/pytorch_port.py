@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import venv
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ def python() -> str:
 
 
 def measure(case: dict[str, Any]) -> dict[str, float]:
-    """Seconds of `forward` (both heads) or of a training `step` (human head, Poisson loss, Adam), and peak memory."""
+    """Seconds and peak memory of `forward` (both heads), of a training `step` (human head, Poisson loss, Adam), or of a
+    `finetune` step (activity head, squared error, Adam, normalisations in inference mode)."""
     import torch
     from enformer_pytorch import Enformer
 
@@ -42,7 +44,7 @@ def measure(case: dict[str, Any]) -> dict[str, float]:
         dim=1536,
         depth=11,
         heads=8,
-        output_heads={"human": 5313, "mouse": 1643} if case["kind"] == "forward" else {"human": 5313},
+        output_heads={"human": 5313} if case["kind"] == "step" else {"human": 5313, "mouse": 1643},
         target_length=min(896, bins),
         use_tf_gamma=False,
     )
@@ -61,6 +63,8 @@ def measure(case: dict[str, Any]) -> dict[str, float]:
     if case["kind"] == "forward":
         model.eval()
         run = forward
+    elif case["kind"] == "finetune":
+        run = _finetune_step(model, sequence.repeat(case["batch"], 1, 1), bins)
     else:
         model.train()
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
@@ -68,6 +72,36 @@ def measure(case: dict[str, Any]) -> dict[str, float]:
         run = step
     run()
     return {"seconds": fastest(run, case["times"]), "peak_gb": peak_gb()}
+
+
+def _finetune_step(model: Any, sequence: Any, bins: int) -> Callable[[], None]:
+    """A step on trunk and head: attention of 64 keys and 64 values, flattened, one dense unit, softplus."""
+    import torch
+    from torch import nn
+
+    query, key, value = (nn.Linear(2 * 1536, 64, bias=False) for _ in range(3))
+    dense = nn.Linear(bins * 64, 1)
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.eval()
+    trunk = [parameter for name, parameter in model.named_parameters() if "_heads" not in name]
+    head = [parameter for layer in (query, key, value, dense) for parameter in layer.parameters()]
+    optimizer = torch.optim.Adam([*trunk, *head], lr=1e-5)
+    target = torch.rand(len(sequence), 1)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        embedding = model(sequence, return_only_embeddings=True)
+        attended = nn.functional.scaled_dot_product_attention(
+            query(embedding), key(embedding), value(embedding)
+        )
+        predicted = nn.functional.softplus(dense(attended.flatten(1)))
+        nn.functional.mse_loss(predicted, target).backward()
+        nn.utils.clip_grad_norm_([*trunk, *head], 1.0)
+        optimizer.step()
+
+    return step
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """An activity model on its windows with everything traced once: trained on one fold of constructs after another."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +99,12 @@ class Tuner:
         if self.embeddings is None:
             return 0
         keys = self.windows.keys(range(len(self.windows)))
-        return self.embeddings.fill(keys, self._embeddings_of, batch_size=self._batch_size)
+        return self.embeddings.fill(keys, self.embed, batch_size=self._batch_size)
+
+    def embed(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """What a trunk that does not move says of at most a batch of windows: `[n, bins, channels]` float32."""
+        sequences = self.windows.sequences(self._filled(np.asarray(rows)))
+        return self._embed(tf.constant(sequences)).numpy()[: len(rows)]
 
     def batches(self, rows: np.ndarray, seed: int, start: int) -> Iterator[Batch]:
         """Endless training batches of these rows, already at step `start`."""
@@ -166,10 +171,6 @@ class Tuner:
             stored = self.embeddings.read(self.windows.keys(rows))
             return {"embedding": tf.cast(stored, tf.float32)}  # before XLA, which would multiply in float16
         return {"sequence": tf.constant(self.windows.sequences(rows))}
-
-    def _embeddings_of(self, rows: list[int]) -> np.ndarray:
-        sequences = self.windows.sequences(self._filled(np.array(rows)))
-        return self._embed(tf.constant(sequences)).numpy()[: len(rows)]
 
     def _filled(self, rows: np.ndarray) -> np.ndarray:
         """Rows, the first one again up to the size of a batch: XLA compiles for each size."""
