@@ -2,8 +2,8 @@
 
     python benchmarks/pretraining.py
 
-`ablation` trains `vanilla` on the demo's tracks, human and mouse. From it, and from random weights, `finetune` trains on
-the demo's constructs in four folds of whole groups, all weights, with three seeds. Printed is the Pearson r between
+`ablation` trains `vanilla` on the demo's tracks, human and mouse. From it, and from random weights, `finetune` trains
+on the demo's constructs in four folds of whole groups, all weights, with three seeds. Printed is the Pearson r between
 measured activity and what was predicted for every construct when its fold was held out, beside that of both ridge
 regressions. It takes half an hour; everything is kept in a temporary folder that is removed.
 """
@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+
 from measuring import ROOT, verdict
 
 SEEDS = (1, 2, 3)
