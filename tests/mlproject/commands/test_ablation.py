@@ -1,26 +1,21 @@
 """The ablation end to end, on the demo data, as a user runs it: in a process of its own, in an empty folder."""
 
 import itertools
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from mlflow import MlflowClient
 
 from enformer_core.enformer import FAMILIES, PRESETS
 from mlproject import __main__ as door
 from mlproject.commands import ablation
 from mlproject.data.demo import demo_dataset
 from mlproject.errors import InputError
+from processes import ROOT, Store, finish, launch
 
-ROOT = Path(__file__).parents[3]
 QUICK = ("--seeds", "42", "--steps_per_epoch", "2", "--epochs", "3", "--warmup_steps", "2")
 
 
@@ -30,45 +25,8 @@ def demo(tmp_path_factory):
     return demo_dataset(tmp_path_factory.mktemp("demo"))
 
 
-def launch(folder, *command):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, "-m", *command], cwd=folder, env=environment, text=True, **pipes)
-
-
 def start(folder, *words):
     return launch(folder, "mlproject", "ablation", *words)
-
-
-def finish(process):
-    output, errors = process.communicate(timeout=600)
-    assert "Traceback" not in errors, errors
-    return process.returncode, output
-
-
-class Store:
-    """What a command left in the store of a folder."""
-
-    def __init__(self, folder):
-        self.client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-        experiment = self.client.get_experiment_by_name("ablation")
-        runs = self.client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
-        self.parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-        self.children = {
-            run.info.run_name: run
-            for run in runs
-            if run.data.tags.get("mlflow.parentRunId") == self.parents[-1].info.run_id
-        }
-
-    def artifacts(self, run):
-        return {item.path for item in self.client.list_artifacts(run.info.run_id)}
-
-    def fetch(self, run, path):
-        return Path(self.client.download_artifacts(run.info.run_id, path))
-
-    def series(self, run, key):
-        return [(point.step, point.value) for point in self.client.get_metric_history(run.info.run_id, key)]
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +45,7 @@ def grid(tmp_path_factory, demo):
 @pytest.mark.slow
 def test_a_grid_leaves_what_the_docs_promise(grid):
     folder, output, _ = grid
-    store = Store(folder)
+    store = Store(folder, "ablation")
     (parent,) = store.parents
     assert parent.info.status == "FINISHED" and set(store.children) == {"vanilla-42", "all-42"}
     names = {f"experiment_results_human_{part}.csv" for part in ("all_seeds", "seed_42", "avg", "categories")}
@@ -137,7 +95,7 @@ def test_the_logged_model_is_the_checkpoint(grid, monkeypatch):
     from enformer_core import checkpoints
 
     folder, _, _ = grid
-    store = Store(folder)
+    store = Store(folder, "ablation")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
     child = store.children["all-42"]
     (output,) = child.outputs.model_outputs
@@ -153,9 +111,9 @@ def test_the_logged_model_is_the_checkpoint(grid, monkeypatch):
 @pytest.mark.slow
 def test_the_same_command_keeps_finished_children(grid):
     folder, _, words = grid
-    before = Store(folder)
+    before = Store(folder, "ablation")
     code, output = finish(start(folder, *words))
-    after = Store(folder)
+    after = Store(folder, "ablation")
     assert code == 0 and output.count("was done before") == 2
     assert (
         len(after.parents) == 2 and after.parents[0].data.tags["continued_in"] == after.parents[1].info.run_id
@@ -166,7 +124,7 @@ def test_the_same_command_keeps_finished_children(grid):
 
 
 def track_table(folder, name="vanilla-42"):
-    store = Store(folder)
+    store = Store(folder, "ablation")
     return pd.read_parquet(store.fetch(store.children[name], "tracks_human.parquet")), store
 
 
@@ -215,7 +173,7 @@ def test_a_stopped_training_ends_with_the_same_numbers(tmp_path, demo, never_sto
     assert process.returncode == code
     if number == signal.SIGTERM:
         assert "stopped by SIGTERM after step" in errors and "the same command goes on from there" in errors
-    stopped = Store(tmp_path).children["vanilla-42"]
+    stopped = Store(tmp_path, "ablation").children["vanilla-42"]
     assert stopped.info.status == ("RUNNING" if number == signal.SIGKILL else "KILLED")
 
     code, _ = finish(start(tmp_path, *words))
@@ -265,7 +223,7 @@ def test_a_failed_variant_is_shown_and_the_rest_runs(tmp_path, demo):
     (tmp_path / "rotary_fails.py").write_text(ROTARY_FAILS)
     code, output = finish(launch(tmp_path, "rotary_fails", "ablation", *words))
     assert code == 1 and "rope seed 42: FAILED: MemoryError: no room for this one\n" in output
-    store = Store(tmp_path)
+    store = Store(tmp_path, "ablation")
     statuses = {name: run.info.status for name, run in store.children.items()}
     assert statuses == {"rope-42": "FAILED", "vanilla-42": "FINISHED"}
     assert store.children["rope-42"].data.tags["failure"] == "MemoryError: no room for this one"
@@ -276,7 +234,7 @@ def test_a_failed_variant_is_shown_and_the_rest_runs(tmp_path, demo):
 
     code, output = finish(start(tmp_path, *words))
     assert code == 0 and output.count("was done before") == 1
-    child = Store(tmp_path).children["rope-42"]
+    child = Store(tmp_path, "ablation").children["rope-42"]
     assert child.info.status == "FINISHED" and "failure" not in child.data.tags
 
 
@@ -291,7 +249,7 @@ def test_out_of_memory_is_one_line_and_ends_every_run(tmp_path, demo):
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 2
     assert "rope seed 42: out of memory with --preset tiny --batch_size 1" in errors.splitlines()[-1]
-    store = Store(tmp_path)
+    store = Store(tmp_path, "ablation")
     assert {name: run.info.status for name, run in store.children.items()} == {"rope-42": "FAILED"}
     assert store.parents[0].info.status == "FAILED"
 
@@ -302,7 +260,7 @@ def test_more_seeds_keep_what_was_trained(grid):
     words = [word if word != "42" else "42,7" for word in words]
     code, output = finish(start(folder, *words))
     assert code == 0 and output.count("was done before") == 2
-    assert set(Store(folder).children) == {"vanilla-42", "all-42", "vanilla-7", "all-7"}
+    assert set(Store(folder, "ablation").children) == {"vanilla-42", "all-42", "vanilla-7", "all-7"}
 
 
 @pytest.mark.slow
