@@ -109,9 +109,9 @@ class EmbeddingCache:
                 array = np.load(self.folder / f"{name}.npy", mmap_mode="r")
                 if array.shape != (len(keys), *self._shape) or array.dtype != np.float16:
                     raise ValueError(f"is {array.shape} {array.dtype}")
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, EOFError) as error:
                 print(f"{self.folder / name}.npy is passed over: {error}", flush=True)
-                names.unlink()
+                names.unlink(missing_ok=True)
                 continue
             self._shards[name] = array
             self._places.update({key: (name, row) for row, key in enumerate(keys)})
