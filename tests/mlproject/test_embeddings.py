@@ -1,0 +1,228 @@
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mlproject import embeddings
+from mlproject.embeddings import EmbeddingCache
+from mlproject.errors import InputError
+
+SOURCE = Path(__file__).parents[2] / "src"
+BINS, CHANNELS = 3, 5
+KEYS = [f"window{number}" for number in range(10)]
+
+
+class Trunk:
+    """Stands in for a trunk: an embedding for each window, and the windows it was asked for."""
+
+    def __init__(self, keys=KEYS):
+        self.keys = keys
+        self.asked = []
+
+    def __call__(self, positions):
+        found = [self.keys[position] for position in positions]
+        self.asked.append(found)
+        return np.stack([self.embedding(key) for key in found])
+
+    @staticmethod
+    def embedding(key):
+        return np.random.default_rng(list(key.encode())).normal(size=(BINS, CHANNELS)).astype(np.float32)
+
+
+def expected(keys):
+    return np.stack([Trunk.embedding(key) for key in keys]).astype(np.float16)
+
+
+def cache_in(folder):
+    return EmbeddingCache(folder / "trunk", BINS, CHANNELS)
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    """Shards of four windows."""
+    monkeypatch.setattr(embeddings, "_SHARD_BYTES", 4 * 2 * BINS * CHANNELS + 1)
+
+
+def test_each_missing_window_is_computed_once(tmp_path):
+    trunk, said = Trunk(), []
+    cache = cache_in(tmp_path)
+    assert cache.missing(KEYS) == list(range(10))
+    assert cache.fill(KEYS[:4], trunk, batch_size=3, say=said.append) == 4
+    assert trunk.asked == [KEYS[:3], KEYS[3:4]]
+    assert said == [f"embeddings: 4 of 4 windows to compute, 0.00 GB, in {tmp_path / 'trunk'}"]
+    trunk.asked.clear()
+    assert cache.missing(KEYS) == list(range(4, 10))
+    assert cache.fill(KEYS, trunk, batch_size=3) == 6
+    assert trunk.asked == [KEYS[4:7], KEYS[7:]]
+    assert cache.missing(KEYS) == []
+
+
+def test_a_second_fill_computes_and_says_nothing(tmp_path, capsys):
+    def never(value):
+        raise AssertionError(value)
+
+    cache_in(tmp_path).fill(KEYS, Trunk(), batch_size=3)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "trunk").iterdir()}
+    capsys.readouterr()
+    again = cache_in(tmp_path)
+    assert again.missing(KEYS) == []
+    assert again.fill(KEYS, never, batch_size=3, say=never) == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "trunk").iterdir()} == before
+    assert capsys.readouterr().out == ""
+
+
+def test_what_is_read_is_what_was_computed_in_float16(tmp_path, small_shards):
+    cache_in(tmp_path).fill(KEYS, Trunk(), batch_size=2)
+    assert len(list((tmp_path / "trunk").glob("*.npy"))) == 3
+    wanted = [KEYS[n] for n in (9, 0, 4, 4, 3, 9, 7)]
+    found = cache_in(tmp_path).read(wanted)
+    assert found.dtype == np.float16
+    np.testing.assert_array_equal(found, expected(wanted))
+
+
+def test_a_name_that_is_twice_is_one_window(tmp_path):
+    keys = ["a", "b", "a", "c", "b", "a"]
+    trunk, cache = Trunk(keys), cache_in(tmp_path)
+    assert cache.missing(keys) == [0, 1, 3]
+    assert cache.fill(keys, trunk, batch_size=2) == 3
+    assert trunk.asked == [["a", "b"], ["c"]]
+    np.testing.assert_array_equal(cache.read(keys), expected(keys))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_stopped_fill_keeps_its_finished_shards(tmp_path, small_shards, error):
+    class Stopping(Trunk):
+        def __call__(self, positions):
+            if 6 in positions:  # in the second shard, after a batch of it
+                raise error
+            return super().__call__(positions)
+
+    with pytest.raises(error):
+        cache_in(tmp_path).fill(KEYS, Stopping(), batch_size=2)
+    assert {path.suffix for path in (tmp_path / "trunk").iterdir()} == {".npy", ".keys"}
+    trunk, cache = Trunk(), cache_in(tmp_path)
+    np.testing.assert_array_equal(cache.read(KEYS[:4]), expected(KEYS[:4]))
+    assert cache.fill(KEYS, trunk, batch_size=2) == 6
+    assert trunk.asked == [KEYS[4:6], KEYS[6:8], KEYS[8:]]
+    np.testing.assert_array_equal(cache.read(KEYS), expected(KEYS))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-4])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def other_type(path):
+    np.save(path, np.load(path).astype(np.float32))
+
+
+def fewer(path):
+    np.save(path, np.load(path)[1:])
+
+
+@pytest.mark.parametrize("damage", [cut, empty, other_type, fewer, Path.unlink])
+def test_a_damaged_shard_is_passed_over_and_made_again(tmp_path, small_shards, capsys, damage):
+    cache_in(tmp_path).fill(KEYS, Trunk(), batch_size=4)
+    (names,) = (path for path in (tmp_path / "trunk").glob("*.keys") if KEYS[5] in path.read_text())
+    damage(names.with_suffix(".npy"))
+    capsys.readouterr()
+    trunk, cache = Trunk(), cache_in(tmp_path)
+    assert capsys.readouterr().out.startswith(f"{names.with_suffix('.npy')} is passed over: ")
+    assert cache.missing(KEYS) == [4, 5, 6, 7]
+    assert cache.fill(KEYS, trunk, batch_size=4) == 4 and trunk.asked == [KEYS[4:8]]
+    np.testing.assert_array_equal(cache_in(tmp_path).read(KEYS), expected(KEYS))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 65_520.0, -1e30])
+def test_what_float16_cannot_hold_is_refused(tmp_path, value):
+    def embed(positions):
+        found = np.ones((len(positions), BINS, CHANNELS), np.float32)
+        found[-1, 1, 2] = value
+        return found
+
+    with pytest.raises(InputError, match=r"an embedding is NaN or beyond float16; .* cache=off$"):
+        cache_in(tmp_path).fill(KEYS, embed, batch_size=2)
+    assert not list((tmp_path / "trunk").iterdir())
+
+
+def test_the_largest_number_of_float16_is_kept(tmp_path):
+    cache = cache_in(tmp_path)
+    cache.fill(["a"], lambda positions: np.full((1, BINS, CHANNELS), 65_504.0), batch_size=1)
+    assert (cache.read(["a"]) == 65_504).all()
+
+
+def test_a_disk_that_is_too_small_is_one_line_before_the_work(tmp_path, monkeypatch):
+    trunk, cache = Trunk(), cache_in(tmp_path)
+    needed = len(KEYS) * 2 * BINS * CHANNELS
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
+    with pytest.raises(InputError, match=r"trunk: 0.00 GB needed for embeddings, 0.00 GB free; .*cache=off"):
+        cache.fill(KEYS, trunk, batch_size=2)
+    assert not trunk.asked and not list((tmp_path / "trunk").iterdir())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed))
+    assert cache.fill(KEYS, trunk, batch_size=2) == 10
+
+
+def test_a_disk_that_fills_up_is_one_line_and_leaves_no_part_of_a_file(tmp_path, small_shards, monkeypatch):
+    whole, written = np.lib.format.write_array, []
+
+    def write(file, array):
+        written.append(array)
+        if len(written) == 2:
+            file.write(b"some of it")
+            raise OSError(28, "No space left on device")
+        whole(file, array)
+
+    monkeypatch.setattr(np.lib.format, "write_array", write)
+    with pytest.raises(InputError, match=r"cannot be written; free some room.*\(No space left on device\)"):
+        cache_in(tmp_path).fill(KEYS, Trunk(), batch_size=4)
+    assert sorted(path.suffix for path in (tmp_path / "trunk").iterdir()) == [".keys", ".npy"]
+    cache = cache_in(tmp_path)
+    assert cache.fill(KEYS, Trunk(), batch_size=4) == 6  # the first shard is there
+    np.testing.assert_array_equal(cache.read(KEYS), expected(KEYS))
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file/trunk: cannot be written \("):
+        cache_in(tmp_path / "file")
+
+
+FILL = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from mlproject.embeddings import EmbeddingCache
+
+folder, number = Path(sys.argv[1]), int(sys.argv[2])
+keys = [f"window{n}" for n in range(10)]
+asked = []
+
+def embed(positions):
+    time.sleep(0.1)
+    asked.extend(positions)
+    return np.full((len(positions), 3, 5), positions[0], np.float32)
+
+cache = EmbeddingCache(folder / "trunk", 3, 5)
+assert len(cache.missing(keys)) == 10
+(folder / f"ready-{number}").touch()
+while len(list(folder.glob("ready-*"))) < 2:
+    time.sleep(0.01)
+assert cache.fill(keys, embed, batch_size=1, say=lambda line: None) == len(asked)
+assert cache.read(keys)[:, 0, 0].tolist() == list(range(10))
+print(len(asked))
+"""
+
+
+def test_two_processes_at_once_do_the_work_once(tmp_path):
+    words = [sys.executable, "-c", FILL, str(tmp_path)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": {"PYTHONPATH": str(SOURCE)}}
+    processes = [subprocess.Popen([*words, number], text=True, **pipes) for number in "01"]
+    ended = [process.communicate(timeout=60) for process in processes]
+    assert sorted(output for output, _ in ended) == ["0\n", "10\n"], ended
