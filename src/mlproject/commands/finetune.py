@@ -23,9 +23,9 @@ from mlproject.data.demo_constructs import demo_constructs
 from mlproject.embeddings import EmbeddingCache
 from mlproject.errors import InputError, OutOfMemory, Stopped, one_line
 from mlproject.evaluation import compare_predictors, construct_table, correlation
-from mlproject.resuming import StepCheckpoints, fingerprint, fit_resumably, only_one
-from mlproject.training import Schedule, TrainResult
-from mlproject.tuning import Tuner
+from mlproject.resuming import StepCheckpoints, fingerprint, only_one
+from mlproject.training import Schedule
+from mlproject.tuning import Tuner, train_fold
 
 if TYPE_CHECKING:
     from mlproject.tracking.runs import Run
@@ -160,7 +160,7 @@ def run(options: Options, run: "Run") -> int:
     with only_one(options.work_dir / "finetune" / f"{study}.lock"):
         run.take_over({"grid": study})
         outcomes = _train_folds(options, run, folds, windows, enformer, study)
-    _report(options, run, outcomes)
+    _report(options, run, study, outcomes)
     run.summarize({"seconds/total": time.perf_counter() - began})
     return 1 if any(outcome.failure for outcome in outcomes) else 0
 
@@ -341,7 +341,20 @@ def _train_child(options: Options, child: "Run", tuner: Tuner, fold: Fold, folde
     start = saved.restore()
     if start:
         print(f"{label}: goes on after step {start}", flush=True)
-    result = _fit(options, child, tuner, fold, saved, start, label)
+    steps = options.steps_per_epoch or -(-len(windows.in_folds(fold.train)) // options.batch_size)
+    result = train_fold(
+        tuner,
+        fold,
+        Schedule(options.epochs, steps, options.warmup_steps, options.learning_rate),
+        saved,
+        child.log,
+        losses=child.series("validation/loss")[: start // steps],
+        patience=options.patience,
+        flush=child.flush,
+        seed=options.seed,
+        start=start,
+        label=label,
+    )
     best = saved.restore_best()
     tuner.finish()
     child.summarize({"seconds/train": result.seconds, "best/step": best})
@@ -358,48 +371,10 @@ def _train_child(options: Options, child: "Run", tuner: Tuner, fold: Fold, folde
     child.summarize({"seconds/total": time.perf_counter() - began})
 
 
-def _fit(
-    options: Options, child: "Run", tuner: Tuner, fold: Fold, saved: StepCheckpoints, start: int, label: str
-) -> TrainResult:
-    windows = tuner.windows
-    train, valid = windows.in_folds(fold.train), windows.in_folds(fold.valid)
-    steps = options.steps_per_epoch or -(-len(train) // options.batch_size)
-    schedule = Schedule(options.epochs, steps, options.warmup_steps, options.learning_rate)
-    losses = child.series("validation/loss")[: start // steps]
-
-    def enough() -> bool:
-        return 0 < options.patience <= len(losses) - 1 - int(np.argmin(losses))
-
-    def validate(step: int) -> bool:
-        loss = float(np.mean((tuner.predict(valid) - windows.targets(valid)[:, 0]) ** 2))
-        child.log(step, {"validation/loss": loss})
-        losses.append(loss)
-        if np.argmin(losses) == len(losses) - 1:
-            saved.keep_best(step)
-        return enough()
-
-    if losses and enough():  # it was stopped after its last epoch
-        schedule = dataclasses.replace(schedule, epochs=start // steps)
-    return fit_resumably(
-        tuner.step,
-        tuner.batches(train, options.seed, start),
-        schedule,
-        child.log,
-        saved,
-        flush=child.flush,
-        validate=validate,
-        seed=options.seed,
-        start=start,
-        label=label,
-    )
-
-
 # --- what comes out -----------------------------------------------------------------------------------------------
 
-_PREDICTORS = {
-    "predicted": "fine-tuned",
-    **{f"ridge_{name}": f"ridge on {name}" for name in baselines.FEATURES},
-}
+_RIDGES = {f"ridge_{name}": f"ridge on {name}" for name in baselines.FEATURES}
+_PREDICTORS = {"predicted": "fine-tuned", **_RIDGES}
 
 
 def _keep_predictions(child: "Run", tuner: Tuner, fold: Fold) -> dict[str, float]:
@@ -441,7 +416,24 @@ def _keep_figure(run: "Run", constructs: pd.DataFrame, title: str) -> None:
         run.keep(reporting.write_activity_figure(constructs, title, Path(temporary, "activity.png")))
 
 
-def _report(options: Options, run: "Run", outcomes: list[_Outcome]) -> None:
+def _share(run: "Run", study: str, outcomes: list[_Outcome]) -> str:
+    """How to open a view of the study's folds in the UI."""
+    return run.share_comparison(
+        study,
+        group="fold",
+        colors=reporting.variant_colors([outcome.fold for outcome in outcomes]),
+        metrics=[
+            f"{kind}/{name}"
+            for name in ("constructs", "windows", *_RIDGES)
+            for kind in ("pearson", "spearman")
+        ],
+        params=("trainable", "lora_rank", "num_heads", "learning_rate"),
+        series=("loss", "validation/loss"),
+        others="Spearman, windows and baselines",
+    )
+
+
+def _report(options: Options, run: "Run", study: str, outcomes: list[_Outcome]) -> None:
     """Pools what every fold held out: tables, figure, intervals, and the same in words."""
     done = [outcome for outcome in outcomes if not outcome.failure]
     for outcome in outcomes:
@@ -472,5 +464,7 @@ def _report(options: Options, run: "Run", outcomes: list[_Outcome]) -> None:
         f"\n{len(constructs)} constructs in {comparison['clusters'][0]} clusters, {held_out}; r (95% interval)"
     )
     print(reporting.comparison_text(comparison.assign(predictor=list(_PREDICTORS.values()))))
+    how = _share(run, study, done)
+    print(f"\nTo compare the folds (start the UI first where a command stands above the address):\n{how}")
     if options.weights == "random":
         print("The trunk began with random weights: this says nothing of a pretrained Enformer.")

@@ -30,6 +30,7 @@ def share_comparison(
     metrics: Sequence[str] = _METRICS,
     params: Sequence[str] = ("encoding", "positions", "values"),
     series: Sequence[str] = ("loss", "validation/pearson"),
+    others: str = "By category",
 ) -> str:
     """Shares a view of the child runs tagged with `grid` in the experiment of `run`; returns how to open it.
 
@@ -44,6 +45,7 @@ def share_comparison(
         metrics: final numbers, most important first: it orders the groups and colours the parallel lines.
         params: parameters that begin the parallel coordinates.
         series: metrics by step.
+        others: title above the metrics but the first.
 
     Returns:
         The address; for a local store after a line with the command that starts the UI on it.
@@ -54,7 +56,7 @@ def share_comparison(
     try:
         if colors:
             _paint(run, grid, group, colors)
-        view = json.dumps(_view(grid, group, list(metrics), list(params), list(series)))
+        view = json.dumps(_view(grid, group, list(metrics), list(params), list(series), others))
         run.client.set_experiment_tag(run.experiment_id, f"mlflow.sharedViewState.{name}", view)
         address += f"&viewStateShareKey={name}"
     except MlflowException as error:
@@ -70,8 +72,10 @@ def _paint(run: "Run", grid: str, group: str, colors: Mapping[str, str]) -> None
             run.client.set_tag(found.info.run_id, "mlflow.runColor", color)
 
 
-def _view(grid: str, group: str, metrics: list[str], params: list[str], series: list[str]) -> dict[str, Any]:
-    overview, others, curves = "section-overview", "section-others", "section-curves"
+def _view(
+    grid: str, group: str, metrics: list[str], params: list[str], series: list[str], others: str
+) -> dict[str, Any]:
+    overview, rest, curves = "section-overview", "section-others", "section-curves"
     bars = {"runsCountToCompare": _MOST_RUNS}
     return {
         "searchFilter": f"tags.grid = '{grid}' AND params.{group} != ''",
@@ -92,7 +96,7 @@ def _view(grid: str, group: str, metrics: list[str], params: list[str], series: 
         "useGroupedValuesInCharts": False,
         "compareRunSections": [
             _section(overview, "Overview", columns=1, height=400),
-            _section(others, "By category", columns=2, height=400),
+            _section(rest, others, columns=2, height=400),
             _section(curves, "Training", columns=2, height=400),
         ],
         "compareRunCharts": [
@@ -105,7 +109,7 @@ def _view(grid: str, group: str, metrics: list[str], params: list[str], series: 
                 selectedMetrics=[*metrics[1:], metrics[0]],
                 showAllRuns=False,
             ),
-            *(_chart("BAR", others, metric, metricKey=metric, **bars) for metric in metrics[1:]),
+            *(_chart("BAR", rest, metric, metricKey=metric, **bars) for metric in metrics[1:]),
             *(
                 _chart("LINE", curves, key, metricKey=key, selectedMetricKeys=[key], **_LINE)
                 for key in series
