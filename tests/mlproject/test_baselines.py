@@ -1,0 +1,122 @@
+from collections import Counter
+from itertools import product
+
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+
+from mlproject import baselines
+from mlproject.data.constructs import Construct, Site
+from toys import toy_constructs
+
+COMPLEMENT = {"A": "T", "C": "G", "G": "C", "T": "A"}
+
+
+def construct(letters="ACGTACGT", sites=(), index=0):
+    return Construct(index, f"c{index}", "g", "k", "0", 0.5, tuple(sites), letters)
+
+
+# --- features -----------------------------------------------------------------------------------------------------
+
+
+def other_strand(letters):
+    return "".join(COMPLEMENT[letter] for letter in reversed(letters))
+
+
+def by_hand(letters):
+    """Shares of 5-mers, each counted under the one of its two names that comes first in the alphabet."""
+    counts = Counter()
+    for start in range(len(letters) - 4):
+        found = letters[start : start + 5]
+        if "N" not in found:
+            counts[min(found, other_strand(found))] += 1
+    names = sorted({min(name, other_strand(name)) for name in map("".join, product("ACGT", repeat=5))})
+    return np.array([counts[name] for name in names]) / max(1, counts.total())
+
+
+def test_kmers_are_counted_on_either_strand_and_not_across_n():
+    random = np.random.default_rng(0)
+    texts = ["".join(random.choice(list("ACGTN"), 700, p=[0.3, 0.2, 0.2, 0.25, 0.05])) for _ in range(4)]
+    texts.append("ACGTN" * 140)  # no 5-mer without N
+    found = baselines.kmer_frequencies([construct(text) for text in texts])
+    assert found.shape == (5, 512)
+    np.testing.assert_allclose(found, [by_hand(text) for text in texts], rtol=1e-12)
+    np.testing.assert_allclose(found.sum(1), [1, 1, 1, 1, 0], rtol=1e-12)
+
+
+def test_kmers_of_the_other_strand_are_the_same():
+    text = toy_constructs(1)[0].sequence
+    forward, reverse = baselines.kmer_frequencies([construct(text), construct(other_strand(text))])
+    np.testing.assert_array_equal(forward, reverse)
+
+
+def test_sites_are_counted_by_name():
+    b, a, other = (Site(name, start, start + 5) for name, start in (("B", 0), ("A", 1), ("B", 3)))
+    found = baselines.site_counts([construct(sites=[b, a, other]), construct(), construct(sites=[other])])
+    assert found.tolist() == [[1, 2], [0, 0], [0, 1]]
+    assert baselines.site_counts([construct(), construct()]).shape == (2, 0)
+
+
+# --- regression ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def made_up():
+    """Features of 40 constructs, one of which does not vary, an activity that follows two of them, 30 known."""
+    random = np.random.default_rng(1)
+    features = random.normal(size=(40, 6)) * [1, 10, 0.1, 3, 1, 0] + 2
+    activity = features[:, 0] - 0.2 * features[:, 1] + random.normal(size=40)
+    return features, activity, random.permutation(np.arange(40) < 30)
+
+
+def leave_one_out(features, activity, penalty):
+    """Mean squared error on each row of a ridge regression on all the others, with an intercept.
+
+    For a linear fit it is that of the residuals over one minus the leverages (Golub, Heath and Wahba 1979).
+    """
+    centred = features - features.mean(0)
+    hat = centred @ np.linalg.solve(centred.T @ centred + penalty * np.eye(centred.shape[1]), centred.T)
+    hat += 1 / len(features)  # of the intercept
+    return np.mean(((activity - hat @ activity) / (1 - np.diag(hat))) ** 2)
+
+
+def test_ridge_is_the_closed_form_at_the_best_penalty(made_up):
+    features, activity, known = made_up
+    mean, deviation = features[known].mean(0), features[known].std(0)
+    scaled = (features - mean) / np.where(deviation > 0, deviation, 1)
+    penalties = 10 ** np.arange(-2, 6.01, 0.25)
+    errors = [leave_one_out(scaled[known], activity[known], penalty) for penalty in penalties]
+    best = penalties[np.argmin(errors)]
+    assert penalties[0] < best < penalties[-1]
+    gram = scaled[known].T @ scaled[known] + best * np.eye(6)
+    weights = np.linalg.solve(gram, scaled[known].T @ (activity[known] - activity[known].mean()))
+    found = baselines.ridge_predictions(features, activity, known)
+    np.testing.assert_allclose(found, scaled @ weights + activity[known].mean(), rtol=1e-8)
+    trusted = Ridge(best).fit(scaled[known], activity[known]).predict(scaled)
+    np.testing.assert_allclose(found, trusted, rtol=1e-8)
+
+
+def test_activities_that_are_not_known_do_not_matter(made_up):
+    features, activity, known = made_up
+    changed = np.where(known, activity, 1e6)
+    before, after = (baselines.ridge_predictions(features, values, known) for values in (activity, changed))
+    np.testing.assert_array_equal(before, after)
+    assert not np.array_equal(
+        before, baselines.ridge_predictions(features, activity + known * features[:, 2], known)
+    )
+
+
+def test_without_features_the_mean_of_the_known_is_predicted(made_up):
+    _, activity, known = made_up
+    found = baselines.ridge_predictions(np.zeros((40, 0)), activity, known)
+    np.testing.assert_array_equal(found, np.full(40, activity[known].mean()))
+
+
+@pytest.mark.parametrize("name", baselines.FEATURES)
+def test_every_feature_predicts_every_construct(name):
+    constructs = toy_constructs(12, 500)
+    activity = np.array([one.activity for one in constructs])
+    features = baselines.FEATURES[name](constructs)
+    known = np.array([one.fold != "0" for one in constructs])
+    found = baselines.ridge_predictions(features, activity, known)
+    assert found.shape == (12,) and np.isfinite(found).all()
