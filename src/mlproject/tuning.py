@@ -171,7 +171,8 @@ class Tuner:
     def _inputs(self, rows: np.ndarray) -> Batch:
         if self.embeddings is not None:
             stored = self.embeddings.read(self.windows.keys(rows))
-            return {"embedding": tf.cast(stored, tf.float32)}  # before XLA, which would multiply in float16
+            # widened here: XLA would multiply in float16, and TensorFlow's first cast of one prints a warning
+            return {"embedding": tf.constant(stored.astype(np.float32))}
         return {"sequence": tf.constant(self.windows.sequences(rows))}
 
     def _filled(self, rows: np.ndarray) -> np.ndarray:
