@@ -56,7 +56,7 @@ def correlation(measured: np.ndarray, predicted: np.ndarray, clusters: Sequence[
 
     Related sequences are no independent evidence: whole clusters are drawn, with replacement, a thousand times, and the
     interval is that of percentiles (Cameron, Gelbach and Miller 2008, doi:10.1162/rest.90.3.414). With fewer than three
-    clusters it is NaN.
+    clusters, or where r is undefined, it is NaN.
 
     Args:
         measured: `[n]`.
@@ -66,17 +66,18 @@ def correlation(measured: np.ndarray, predicted: np.ndarray, clusters: Sequence[
     values = np.stack([measured, predicted]).astype(np.float64)
     names, member = np.unique(np.asarray(clusters), return_inverse=True)
     rows = [np.flatnonzero(member == cluster) for cluster in range(len(names))]
+    pearson, spearman = _both(values)
+    resamples = _RESAMPLES if len(rows) > 2 and not np.isnan(pearson) else 0
     random = np.random.default_rng(0)
     draws = [
         _both(values[:, np.concatenate([rows[cluster] for cluster in drawn])])
-        for drawn in random.integers(0, len(rows), (_RESAMPLES if len(rows) > 2 else 0, len(rows)))
+        for drawn in random.integers(0, len(rows), (resamples, len(rows)))
     ]
     resampled = np.array(draws).reshape(-1, 2)
     resampled = resampled[~np.isnan(resampled).any(1)]
     low, high = np.full((2, 2), np.nan)
     if len(resampled):
         low, high = np.quantile(resampled, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2], axis=0)
-    pearson, spearman = _both(values)
     return Correlation(pearson, float(low[0]), float(high[0]), spearman, float(low[1]), float(high[1]))
 
 
