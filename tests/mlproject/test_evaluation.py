@@ -1,7 +1,10 @@
 import numpy as np
+import pandas as pd
+import pytest
 import tensorflow as tf
+from scipy import stats
 
-from mlproject.evaluation import evaluate
+from mlproject.evaluation import Correlation, compare_predictors, construct_table, correlation, evaluate
 
 
 def test_equals_numpy_over_all_windows():
@@ -26,3 +29,126 @@ def test_equals_numpy_over_all_windows():
     expected = 1 - ((flat - predictions) ** 2).sum(0) / ((flat - flat.mean(0)) ** 2).sum(0)
     np.testing.assert_allclose(found.r2, expected, rtol=1e-6)
     assert found.n == 14
+
+
+# --- activities of constructs -------------------------------------------------------------------------------------
+
+
+def related(clusters, size, noise=0.5, seed=0):
+    """Measured and predicted values in clusters of one size, whose members are alike, and the names of these."""
+    random = np.random.default_rng(seed)
+    shared = np.repeat(random.normal(size=(2, clusters)) + random.normal(size=clusters), size, axis=1)
+    values = shared + noise * random.normal(size=shared.shape)
+    return *values, [f"k{n // size}" for n in range(clusters * size)]
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_correlations_are_those_of_scipy(ties):
+    measured, predicted, clusters = related(8, 5)
+    if ties:
+        measured, predicted = np.round(measured), np.round(predicted)
+        assert len(set(measured)) < len(measured)
+    found = correlation(measured, predicted, clusters)
+    assert found.pearson == pytest.approx(stats.pearsonr(measured, predicted).statistic, rel=1e-12)
+    assert found.spearman == pytest.approx(stats.spearmanr(measured, predicted).statistic, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("measured", "predicted"),
+    [
+        (np.arange(5.0), np.full(5, 0.3)),
+        (np.full(5, 0.3), np.arange(5.0)),
+        (np.arange(2.0), np.arange(2.0)),
+        (np.arange(5.0), np.array([0, 1, np.nan, 2, 3])),
+        (np.array([]), np.array([])),
+    ],
+)
+def test_what_is_undefined_is_nan(measured, predicted):
+    found = correlation(measured, predicted, [f"k{n}" for n in range(len(measured))])
+    assert np.isnan(found).all()
+
+
+def test_the_interval_is_that_of_a_bootstrap_over_clusters():
+    """One that is written out here, with other draws: of 1000, the ends of an interval agree to about 0.02."""
+    measured, predicted, clusters = related(30, 4)
+    random = np.random.default_rng(5)
+    drawn = {"pearson": [], "spearman": []}
+    for _ in range(3000):
+        names = random.choice(sorted(set(clusters)), 30)
+        rows = [n for name in names for n in range(120) if clusters[n] == name]
+        drawn["pearson"].append(stats.pearsonr(measured[rows], predicted[rows]).statistic)
+        drawn["spearman"].append(stats.spearmanr(measured[rows], predicted[rows]).statistic)
+    found = correlation(measured, predicted, clusters)._asdict()
+    for kind, values in drawn.items():
+        low, high = np.percentile(values, [2.5, 97.5])
+        assert found[f"{kind}_low"] == pytest.approx(low, abs=0.03)
+        assert found[f"{kind}_high"] == pytest.approx(high, abs=0.03)
+        assert found[f"{kind}_low"] < found[kind] < found[f"{kind}_high"] and high - low > 0.1
+
+
+def test_a_few_big_clusters_say_less_than_many_small_ones():
+    measured, predicted, clusters = related(6, 20)
+    together = correlation(measured, predicted, clusters)
+    single = correlation(measured, predicted, [str(n) for n in range(120)])
+    assert together.pearson == single.pearson
+    for kind in ("pearson", "spearman"):
+        wide, narrow = (getattr(of, f"{kind}_high") - getattr(of, f"{kind}_low") for of in (together, single))
+        assert wide > 1.5 * narrow
+
+
+@pytest.mark.parametrize("clusters", [1, 2])
+def test_there_is_no_interval_under_three_clusters(clusters):
+    found = correlation(*related(clusters, 10))
+    ends = [value for name, value in found._asdict().items() if name.endswith(("low", "high"))]
+    assert len(ends) == 4 and np.isnan(ends).all()
+    assert np.isfinite([found.pearson, found.spearman]).all()
+
+
+def test_an_interval_is_the_same_again_and_whatever_clusters_are_called():
+    measured, predicted, clusters = related(5, 3)
+    found = correlation(measured, predicted, clusters)
+    assert found == correlation(measured, predicted, clusters)
+    assert found == correlation(measured, predicted, pd.Series(clusters, index=range(100, 115)))
+
+
+WINDOWS = pd.DataFrame(
+    [
+        (7, "b", "g1", "k1", "0", 10, 0.5, 1.0, 3.0),
+        (7, "b", "g1", "k1", "0", 20, 0.5, 4.0, 4.5),
+        (2, "a", "g2", "k1", "1", 10, 0.1, 5.0, 1.0),
+        (7, "b", "g1", "k1", "0", 30, 0.5, 1.0, 6.0),
+    ],
+    columns=["index", "name", "group", "cluster", "fold", "offset", "activity", "predicted", "peaksum"],
+)
+
+
+def test_a_construct_is_the_mean_over_its_windows():
+    table = construct_table(WINDOWS, ["predicted", "peaksum"])
+    assert list(table) == [
+        *("index", "name", "group", "cluster", "fold", "activity"),
+        *("windows", "predicted", "predicted_sd", "peaksum", "peaksum_sd"),
+    ]
+    first, second = table.to_dict("records")
+    assert [first[name] for name in list(table)[:8]] == [7, "b", "g1", "k1", "0", 0.5, 3, 2.0]
+    assert first["predicted_sd"] == pytest.approx(3**0.5) and first["peaksum"] == 4.5
+    assert [second[name] for name in list(table)[:8]] == [2, "a", "g2", "k1", "1", 0.1, 1, 5.0]
+    assert np.isnan(second["predicted_sd"])
+    assert list(construct_table(WINDOWS))[-1] == "predicted_sd"
+
+
+def test_windows_without_a_prediction_leave_their_construct_without_one():
+    table = construct_table(WINDOWS.assign(predicted=np.nan))
+    assert len(table) == 2 and table[["predicted", "predicted_sd"]].isna().all(axis=None)
+
+
+def test_predictors_are_compared_on_the_same_constructs():
+    measured, predicted, clusters = related(4, 3)
+    table = pd.DataFrame({"activity": measured, "b": predicted, "a": -predicted, "cluster": clusters})
+    found = compare_predictors(table, ["b", "a"])
+    assert list(found) == ["predictor", *Correlation._fields, "constructs", "clusters"]
+    for row, name in zip(found.itertuples(), ["b", "a"], strict=True):
+        assert (row.predictor, row.constructs, row.clusters) == (name, 12, 4)
+        expected = correlation(measured, table[name].to_numpy(), clusters)
+        assert Correlation(*(getattr(row, field) for field in Correlation._fields)) == expected
+    assert found["pearson"][0] == pytest.approx(-found["pearson"][1])
+    assert found["pearson_low"][0] == pytest.approx(-found["pearson_high"][1])
