@@ -278,23 +278,30 @@ def write_activity_figure(
 
 
 _MOST_GROUPS = 12  # that a legend names; colours of more could not be told apart
+_MOST_LETTERS = 28  # of a name in a legend
 
 
 @matplotlib.rc_context(_STYLE)
 def activity_figure(constructs: pd.DataFrame, title: str, column: str, label: str) -> Figure:
     """Measured activity against what is predicted, a point for each construct, with the deviation over its offsets.
 
-    Colour and marker are the group; where there are many, the largest ones, and "other".
+    Colour and marker are the group, or the cluster if the groups are too many to tell apart; of too many of both the
+    largest ones are named, the rest is "other".
 
     Args:
-        constructs: columns group, activity, COLUMN and COLUMN_sd.
+        constructs: columns group, cluster, activity, COLUMN and COLUMN_sd.
         title: what they are.
         column: of the prediction; of `predicted`, which is an activity too, the line of equality is drawn.
         label: of its axis.
     """
-    sizes = constructs["group"].value_counts()
+    few = constructs["group"].nunique() <= _MOST_GROUPS
+    kind = "group" if few or constructs["cluster"].nunique() > _MOST_GROUPS else "cluster"
+    sizes = constructs[kind].value_counts()
     named = list(sizes.index[: _MOST_GROUPS if len(sizes) <= _MOST_GROUPS else _MOST_GROUPS - 1])
-    group = constructs["group"].where(constructs["group"].isin(named), "other")
+    group = constructs[kind].where(constructs[kind].isin(named), "other")
+    short = {name: name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 1]}…" for name in named}
+    if len(set(short.values())) == len(named):
+        group, named = group.replace(short), list(short.values())
     order = named + ["other"] * bool((group == "other").any() and "other" not in named)
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.subplots()
@@ -326,11 +333,11 @@ def activity_figure(constructs: pd.DataFrame, title: str, column: str, label: st
         zorder=2,
     )
     axes.set(
-        xlabel=f"{label} (points: mean over offsets; lines: ± 1 sd over offsets)",
+        xlabel=f"{label}\n(points: mean over offsets; lines: ± 1 sd over offsets)",
         ylabel="measured activity",
         title=f"{title}, n = {len(constructs)}",
     )
-    sns.move_legend(axes, "upper left", bbox_to_anchor=(1, 1), title="group", frameon=False)
+    sns.move_legend(axes, "upper left", bbox_to_anchor=(1, 1), title=kind, frameon=False)
     return figure
 
 
