@@ -35,15 +35,17 @@ def toy_sequence(batch: int = 1, length: int = 2048, seed: int = 0) -> tf.Tensor
 
 
 def toy_constructs(count: int = 12, length: int = 2304, folds: int = 3, seed: int = 0) -> list[Construct]:
-    """Constructs of random letters, two in each cluster, sites A and B at random places; folds 0, 1, ... in turn."""
+    """Constructs of random letters, two in each cluster, up to three sites on each; folds 0, 1, ... in turn."""
     random = np.random.default_rng(seed)
     made = []
     for index in range(count):
-        starts = random.integers(0, length - 300, 2).tolist()
-        sites = tuple(Site(name, start, start + 300) for name, start in zip("AB", starts, strict=True))
+        sites = []
+        for name in random.choice(["A", "B"], random.integers(0, 4)).tolist():
+            start = int(random.integers(0, length - 300))
+            sites.append(Site(name, start, start + 300))
         fold = str(index // 2 % folds)
         activity = float(random.random())
         letters = "".join(random.choice(list("ACGT"), length))
         group, cluster = f"group {index % 4}", f"cluster {index // 2}"
-        made.append(Construct(index, f"c{index}", group, cluster, fold, activity, sites, letters))
+        made.append(Construct(index, f"c{index}", group, cluster, fold, activity, tuple(sites), letters))
     return made
