@@ -1,7 +1,6 @@
 """Predict the activity of constructs, and the signal of a track at their annotated sites."""
 
 import dataclasses
-import hashlib
 import json
 import os
 import tempfile
@@ -16,12 +15,12 @@ from tqdm import tqdm
 
 from enformer_core import checkpoints
 from enformer_core.activity import ActivityModel
-from enformer_core.enformer import BIN_SIZE_BP, Enformer, preset
+from enformer_core.enformer import BIN_SIZE_BP, Enformer
 from mlproject import __version__, compilation, reporting, stopping, weights
 from mlproject.data.construct_windows import ConstructWindows
 from mlproject.data.constructs import read_constructs
 from mlproject.data.demo_constructs import demo_constructs
-from mlproject.data.files import write_whole
+from mlproject.data.files import explained, write_whole
 from mlproject.errors import InputError, OutOfMemory, Stopped, one_line
 from mlproject.evaluation import compare_predictors, construct_table
 from mlproject.inference import WindowPredictor, site_maxima
@@ -85,7 +84,7 @@ def check(options: Options) -> None:
         raise InputError(f"--track: found {options.track}; tracks are counted from 0")
     if options.window % BIN_SIZE_BP or options.window < 0:
         raise InputError(f"--window: found {options.window}; it must be a multiple of {BIN_SIZE_BP} bp")
-    _windows(options, options.window or _WINDOW)
+    _windows(options, options.window or BIN_SIZE_BP)  # without one, the model may have its own
 
 
 def run(options: Options, run: "Run") -> int:
@@ -97,20 +96,21 @@ def run(options: Options, run: "Run") -> int:
         weights_dir=options.weights_dir,
         download=options.download,
         work_dir=options.work_dir,
-        random=lambda: _random_model(options),
+        random=lambda: weights.untrained(options.preset, options.window or _WINDOW, options.seed),
         sequence_length=options.window or _WINDOW,
         target_length=None,
     )
     windows = _windows(options, _window(options, model))
     predict = WindowPredictor(model, options.head, options.track, options.batch_size)
-    work = _work(options, windows, model, word)
+    work = _work(options, windows, model)
     folder = options.work_dir / "predict_constructs"
     with only_one(folder / f"{work}.lock"):
         unfinished = folder / f"{work}.jsonl"
         found = _predict(options, windows, predict, unfinished)
         table = _table(windows, found)
         text = table[_COLUMNS].to_csv(sep="\t", index=False, float_format="%.6g")
-        write_whole(Path(options.output), text)
+        with explained(f"output {options.output}: cannot be written"):
+            write_whole(Path(options.output), text)
         _keep(options, run, windows, table)
         unfinished.unlink()
     print(f"{options.output}: {len(table)} windows of {len(windows.constructs)} constructs, by {word}")
@@ -122,9 +122,9 @@ def run(options: Options, run: "Run") -> int:
 
 
 def _windows(options: Options, window: int) -> ConstructWindows:
-    folder = demo_constructs(options.work_dir) if options.data == "demo" else Path(options.data)
+    constructs = open_constructs(options.data, options.work_dir)
     return ConstructWindows(
-        read_constructs(folder), window, samples=options.samples, stride=options.stride, seed=options.seed
+        constructs, window, samples=options.samples, stride=options.stride, seed=options.seed
     )
 
 
@@ -146,11 +146,6 @@ def _newest() -> str:
     return f"runs:/{newest['run_id']}"
 
 
-def _random_model(options: Options) -> Enformer:
-    config = preset(options.preset, sequence_length=options.window or _WINDOW, target_length=None)
-    return Enformer(config, seed=options.seed)
-
-
 def _window(options: Options, model: Enformer | ActivityModel | TensorHubModel) -> int:
     """The length of a window, which a fine-tuned model has its own of."""
     if not isinstance(model, ActivityModel):
@@ -162,14 +157,18 @@ def _window(options: Options, model: Enformer | ActivityModel | TensorHubModel) 
 
 
 def _work(
-    options: Options, windows: ConstructWindows, model: Enformer | ActivityModel | TensorHubModel, word: str
+    options: Options, windows: ConstructWindows, model: Enformer | ActivityModel | TensorHubModel
 ) -> str:
     """A hash of all that the numbers depend on: an unfinished prediction is found again by it."""
     chosen = {
         name: value for name, value in dataclasses.asdict(options).items() if name not in _NOT_OF_THE_NUMBERS
     }
-    chosen["constructs"] = hashlib.sha256(repr(windows.constructs).encode()).hexdigest()
-    chosen["model"] = word if isinstance(model, TensorHubModel) else checkpoints.digest(model.variables)
+    chosen["constructs"] = windows.digest
+    if isinstance(model, TensorHubModel):  # it shows no variables
+        files = sorted(path for path in Path(model.source).rglob("*") if path.is_file())
+        chosen["model"] = [(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    else:
+        chosen["model"] = checkpoints.digest(model.variables)
     chosen["version"] = __version__
     return fingerprint(chosen)
 
@@ -194,7 +193,7 @@ def _predict(
             for position in tqdm(wanted, desc="predict", unit="construct", disable=None, leave=False):
                 construct = windows.constructs[position]
                 rows = np.flatnonzero(windows.construct == position)
-                answer = predict(windows.sequences(rows))
+                answer = predict(windows, rows)
                 maxima = [
                     site_maxima(signal, construct.sites, int(offset))
                     for signal, offset in zip(answer.signal, windows.offset[rows], strict=True)
@@ -214,16 +213,19 @@ def _predict(
 
 
 def _read_unfinished(path: Path) -> dict[int, dict[str, Any]]:
-    """What an earlier process has predicted; a line that it was killed in is left out, and cut off."""
+    """What an earlier process has predicted; what follows a line that it was killed in is cut off."""
     if not path.exists():
         return {}
-    whole = path.read_bytes().rpartition(b"\n")[0]
-    path.write_bytes(whole + b"\n" * bool(whole))
     found = {}
-    for line in whole.splitlines():
-        entry = json.loads(line)
-        maxima = [{int(site): value for site, value in window.items()} for window in entry["maxima"]]
-        found[entry["index"]] = {"predicted": entry["predicted"], "maxima": maxima}
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        try:
+            entry = json.loads(line)
+            maxima = [{int(site): value for site, value in window.items()} for window in entry["maxima"]]
+            found[entry["index"]] = {"predicted": entry["predicted"], "maxima": maxima}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            write_whole(path, "".join(lines[:number]))
+            break
     return found
 
 
@@ -231,27 +233,30 @@ def _read_unfinished(path: Path) -> dict[int, dict[str, Any]]:
 
 
 def _table(windows: ConstructWindows, found: dict[int, dict[str, Any]]) -> pd.DataFrame:
-    """A row for each window; `peak` is `name=maximum;...` of the sites in it, `peaksum` their sum."""
-    predicted, peaksum, peak = [], [], []
+    """A row for each window; `peak` is `name=maximum;...` of the sites in it, `peaksum` their sum, `outside` how many
+    sites of the construct are not in it."""
+    predicted, peaksum, peak, outside = [], [], [], []
     for construct in windows.constructs:
         entry = found[construct.index]
         predicted += entry["predicted"]
         for maxima in entry["maxima"]:
             peaksum.append(sum(maxima.values()))
+            outside.append(len(construct.sites) - len(maxima))
             peak.append(
                 ";".join(f"{construct.sites[site].name}={value:.6g}" for site, value in maxima.items())
             )
     rows = np.arange(len(windows))
-    return windows.table(rows).assign(predicted=predicted, peaksum=peaksum, peak=peak)
+    return windows.table(rows).assign(predicted=predicted, peaksum=peaksum, peak=peak, outside=outside)
 
 
-def _keep(options: Options, run: "Run", windows: ConstructWindows, table: pd.DataFrame) -> None:
-    constructs = construct_table(table, ["predicted", "peaksum"])
+def _keep(
+    options: Options, run: "Run", windows: ConstructWindows, table: pd.DataFrame, constructs: pd.DataFrame
+) -> None:
     run.keep_table("predictions", table[_COLUMNS])
     run.keep_table("constructs", constructs)
     run.use_dataset(
         name=Path(options.data).name,
-        digest=hashlib.sha256(repr(windows.constructs).encode()).hexdigest(),
+        digest=windows.digest,
         source=options.data,
         context="prediction",
     )
@@ -275,9 +280,8 @@ def _keep(options: Options, run: "Run", windows: ConstructWindows, table: pd.Dat
             for kind in ("pearson", "spearman")
         }
     )
-    sites = sum(len(windows.constructs[position].sites) for position in windows.construct)
-    if outside := sites - int(table["peak"].str.count("=").sum()):
-        print(f"{outside} of {sites} annotated sites lie outside of the window, and are not in its peaksum")
+    if outside := int(table["outside"].sum()):
+        print(f"annotated sites outside of a window, and not in its peaksum: {outside} in all windows")
     labels = [
         f"{columns[row.predictor]}, {row.constructs} of fold {row.fold}" for row in comparison.itertuples()
     ]
