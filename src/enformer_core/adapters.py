@@ -30,7 +30,8 @@ class Adapter(snt.Module):
 
 
 class Adapters:
-    """The adapters of the last transformer blocks of a model: on query, key, value, output and both MLP layers.
+    """The adapters of the last transformer blocks of a model: on every projection of the attention
+    (query, key, value, relative key, output) and on both MLP layers.
 
     They are part of the model, and of its variables, between `attach` and `detach`.
 
@@ -44,7 +45,7 @@ class Adapters:
     """
 
     def __init__(self, model: Enformer, rank: int, blocks: int):
-        names = ("query", "key", "value", "output", "mlp_in", "mlp_out")
+        names = ("query", "key", "value", "relative_key", "output", "mlp_in", "mlp_out")
         first = model.config.num_transformer_layers - blocks
         self._layers: dict[str, Linear] = {}
         for number, block in enumerate(model.transformer[first:], first):

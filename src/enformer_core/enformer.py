@@ -308,8 +308,8 @@ class Enformer(snt.Module):
             is_training: whether dropout is on and BatchNorm uses batch statistics (which moves its averages).
             key: int32 `[2]`, (seed, step): what dropout is drawn from when training.
             fixed_norms: every BatchNorm uses its averages when training too, and they stay.
-            moving_blocks: only the last so many transformer blocks are trained: what comes before them is called as in
-                inference. None: everything is.
+            moving_blocks: only the last so many transformer blocks are trained: what comes before and after them is
+                called as in inference. None: everything is.
         """
         config = self.config
         length = sequence.shape[1]
@@ -340,7 +340,7 @@ class Enformer(snt.Module):
         x = crop(x, config.target_length if length == config.sequence_length else None)
         x, moments = self._final(x, batch_moments, elementwise)
         _update([self._final.norm], moments)
-        if is_training:
+        if everything_moves:
             rate = config.dropout_rate / 8
             x = dropout(x, draw_masks(key, "final", rate, 1, [batch, *x.shape[1:]])[0], rate)
         return tf.cast(gelu(x), tf.float32)

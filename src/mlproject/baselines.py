@@ -1,13 +1,15 @@
 """What simple features say of a construct's activity: the bar that a trained model has to pass.
 
 Both are ridge regressions (Hoerl and Kennard 1970, doi:10.1080/00401706.1970.10488634) on standardised features, their
-penalty chosen by generalised cross-validation on the constructs they are fitted to.
+penalty chosen by cross-validation over clusters of the constructs they are fitted to: over single constructs, relatives
+would speak for one another.
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -15,16 +17,17 @@ from enformer_core import dna
 from mlproject.data.constructs import Construct
 
 _K = 5
+_PARTS = 5
 _PENALTIES = np.logspace(-2, 6, 33)
 
 
-def site_counts(constructs: Sequence[Construct]) -> np.ndarray:
-    """How often each annotated site is on each construct: `[n, sites]` float64, sites in the order of their names."""
+def site_presence(constructs: Sequence[Construct]) -> np.ndarray:
+    """Which annotated sites are on each construct: 0 or 1, `[n, sites]` float64, sites in the order of their names."""
     names = sorted({site.name for construct in constructs for site in construct.sites})
-    return np.array(
-        [[sum(site.name == name for site in construct.sites) for name in names] for construct in constructs],
-        np.float64,
-    ).reshape(len(constructs), len(names))
+    there = [{site.name for site in construct.sites} for construct in constructs]
+    return np.array([[name in sites for name in names] for sites in there], np.float64).reshape(
+        len(there), len(names)
+    )
 
 
 def kmer_frequencies(constructs: Sequence[Construct]) -> np.ndarray:
@@ -44,18 +47,25 @@ def kmer_frequencies(constructs: Sequence[Construct]) -> np.ndarray:
     return np.array(rows)
 
 
-FEATURES: Mapping = {"sites": site_counts, "kmers": kmer_frequencies}
+FEATURES: Mapping = {"sites": site_presence, "kmers": kmer_frequencies}
 
 
-def ridge_predictions(features: np.ndarray, activity: np.ndarray, known: np.ndarray) -> np.ndarray:
+def ridge_predictions(
+    features: np.ndarray, activity: np.ndarray, known: np.ndarray, clusters: Sequence[str]
+) -> np.ndarray:
     """Predictions for every construct from those whose activity is known: `[n]` float64.
 
     Args:
-        features: `[n, F]`; with no feature at all, the mean of the known ones is predicted.
+        features: `[n, F]`; with no feature at all there is no prediction: NaN.
         activity: `[n]`.
         known: bool `[n]`: which constructs the regression is fitted to.
+        clusters: of each construct, what the penalty's cross-validation keeps together.
     """
     if not features.shape[1]:
-        return np.full(len(features), activity[known].mean())
-    model = make_pipeline(StandardScaler(), RidgeCV(_PENALTIES))
+        return np.full(len(features), np.nan)
+    groups = np.asarray(clusters)[known]
+    parts = min(_PARTS, len(set(groups)))
+    # of one cluster alone, generalised cross-validation over its constructs
+    splits = list(GroupKFold(parts).split(features[known], groups=groups)) if parts > 1 else None
+    model = make_pipeline(StandardScaler(), RidgeCV(_PENALTIES, cv=splits, scoring="neg_mean_squared_error"))
     return model.fit(features[known], activity[known]).predict(features)

@@ -49,14 +49,15 @@ class Correlation(NamedTuple):
 
 _RESAMPLES = 1000
 _CONFIDENCE = 0.95
+_LEAST_CLUSTERS = 6  # of fewer, draws of whole clusters are too few and too alike to make an interval
 
 
 def correlation(measured: np.ndarray, predicted: np.ndarray, clusters: Sequence[str]) -> Correlation:
     """How predictions follow measurements, with 95% intervals by a bootstrap over clusters.
 
     Related sequences are no independent evidence: whole clusters are drawn, with replacement, a thousand times, and the
-    interval is that of percentiles (Cameron, Gelbach and Miller 2008, doi:10.1162/rest.90.3.414). With fewer than three
-    clusters, or where r is undefined, it is NaN.
+    interval is that of percentiles (Cameron, Gelbach and Miller 2008, doi:10.1162/rest.90.3.414). It is NaN with fewer
+    than six clusters, and where r is undefined in one draw of twenty or more.
 
     Args:
         measured: `[n]`.
@@ -66,19 +67,41 @@ def correlation(measured: np.ndarray, predicted: np.ndarray, clusters: Sequence[
     values = np.stack([measured, predicted]).astype(np.float64)
     names, member = np.unique(np.asarray(clusters), return_inverse=True)
     rows = [np.flatnonzero(member == cluster) for cluster in range(len(names))]
-    pearson, spearman = _both(values)
-    resamples = _RESAMPLES if len(rows) > 2 and not np.isnan(pearson) else 0
     random = np.random.default_rng(0)
-    draws = [
-        _both(values[:, np.concatenate([rows[cluster] for cluster in drawn])])
-        for drawn in random.integers(0, len(rows), (resamples, len(rows)))
-    ]
-    resampled = np.array(draws).reshape(-1, 2)
-    resampled = resampled[~np.isnan(resampled).any(1)]
+    pearson, spearman = pearson_and_spearman(*values)
     low, high = np.full((2, 2), np.nan)
-    if len(resampled):
-        low, high = np.quantile(resampled, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2], axis=0)
+    if len(rows) >= _LEAST_CLUSTERS and np.isfinite(pearson):
+        drawn = random.integers(0, len(rows), (_RESAMPLES, len(rows)))
+        draws = [values[:, np.concatenate([rows[cluster] for cluster in draw])] for draw in drawn]
+        resampled = np.array([pearson_and_spearman(*draw) for draw in draws])
+        resampled = resampled[np.isfinite(resampled).all(1)]
+        if len(resampled) > 0.95 * _RESAMPLES:
+            low, high = np.quantile(resampled, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2], axis=0)
     return Correlation(pearson, float(low[0]), float(high[0]), spearman, float(low[1]), float(high[1]))
+
+
+def pearson_and_spearman(measured: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
+    """Both r of two `[n]`; NaN where n is below 3, one of them does not vary, or a value is NaN."""
+    values = np.stack([measured, predicted]).astype(np.float64)
+    if values.shape[1] < 3 or not (np.ptp(values, axis=1) > 0).all():
+        return float("nan"), float("nan")
+    pearson, spearman = (np.corrcoef(*pair)[0, 1] for pair in (values, stats.rankdata(values, axis=1)))
+    return float(pearson), float(spearman)
+
+
+def within_folds(measured: np.ndarray, predicted: np.ndarray, folds: Sequence[str]) -> float:
+    """Pearson r of what is left when the mean of each fold is taken from both: `[n]` each.
+
+    Each fold's predictions come of another model. The mean of the other folds, a guess that knows nothing, is the lower
+    the higher the fold's own is: pooled, such guesses have a negative r.
+    """
+    frame = pd.DataFrame({"measured": measured, "predicted": predicted, "fold": np.asarray(folds)})
+    centred = frame.groupby("fold")[["measured", "predicted"]].transform(
+        lambda values: values - values.mean()
+    )
+    if centred["predicted"].abs().max() < 1e-9 * max(1e-300, frame["predicted"].abs().max()):
+        return float("nan")  # rounding of predictions that are one number in each fold
+    return pearson_and_spearman(centred["measured"].to_numpy(), centred["predicted"].to_numpy())[0]
 
 
 def construct_table(windows: pd.DataFrame, values: Sequence[str] = ("predicted",)) -> pd.DataFrame:
@@ -100,18 +123,14 @@ def construct_table(windows: pd.DataFrame, values: Sequence[str] = ("predicted",
 
 
 def compare_predictors(constructs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """A row for each column of predictions: predictor, the fields of `Correlation`, constructs, clusters."""
+    """A row for each column of predictions: predictor, the fields of `Correlation`, r within folds, and counts.
+
+    The last columns are pearson_within, constructs and clusters.
+    """
     rows = []
     for column in columns:
-        found = correlation(
-            constructs["activity"].to_numpy(), constructs[column].to_numpy(), constructs["cluster"]
-        )
-        rows.append({"predictor": column, **found._asdict()})
+        activity, predicted = constructs["activity"].to_numpy(), constructs[column].to_numpy()
+        found = correlation(activity, predicted, constructs["cluster"])
+        within = within_folds(activity, predicted, constructs["fold"])
+        rows.append({"predictor": column, **found._asdict(), "pearson_within": within})
     return pd.DataFrame(rows).assign(constructs=len(constructs), clusters=constructs["cluster"].nunique())
-
-
-def _both(values: np.ndarray) -> tuple[float, float]:
-    """Pearson and Spearman r of `[2, n]`; NaN where n is below 3 or one of the rows does not vary."""
-    if values.shape[1] < 3 or (np.ptp(values, axis=1) == 0).any():
-        return float("nan"), float("nan")
-    return float(np.corrcoef(values)[0, 1]), float(np.corrcoef(stats.rankdata(values, axis=1))[0, 1])

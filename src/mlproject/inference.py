@@ -83,9 +83,7 @@ class WindowPredictor:
         for start in range(0, len(sequences), self._batch_size):
             batch = sequences[start : start + self._batch_size]
             # XLA compiles for each size of batch
-            filled = np.concatenate(
-                [batch, np.zeros((self._batch_size - len(batch), *batch.shape[1:]), batch.dtype)]
-            )
+            filled = np.concatenate([batch, np.repeat(batch[:1], self._batch_size - len(batch), axis=0)])
             parts.append([tensor.numpy()[: len(batch)] for tensor in self._predict(tf.constant(filled))])
         return WindowPrediction(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 

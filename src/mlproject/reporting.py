@@ -253,15 +253,23 @@ def scatter_figure(tracks: Tracks, organism: str, x: str = "vanilla", y: str = "
 
 
 def comparison_text(comparison: pd.DataFrame) -> str:
-    """A table for the terminal: each predictor's Pearson and Spearman r with their intervals."""
-    lines = [["predictor", "Pearson r", "Spearman r"]]
+    """A table for the terminal: each predictor's Pearson and Spearman r with intervals, and r within folds."""
+    lines = [["predictor", "Pearson r", "within folds", "Spearman r"]]
     for row in comparison.itertuples():
-        cells = [
-            f"{getattr(row, kind):.3f} ({getattr(row, f'{kind}_low'):.3f} to {getattr(row, f'{kind}_high'):.3f})"
+        pearson, spearman = (
+            _with_interval(*(getattr(row, f"{kind}{end}") for end in ("", "_low", "_high")))
             for kind in ("pearson", "spearman")
-        ]
-        lines.append([row.predictor, *cells])
+        )
+        lines.append([row.predictor, pearson, _number(row.pearson_within), spearman])
     return _aligned(lines)
+
+
+def _with_interval(value: float, low: float, high: float) -> str:
+    return _number(value) + ("" if np.isnan(low) else f" ({low:.3f} to {high:.3f})")
+
+
+def _number(value: float) -> str:
+    return "undefined" if np.isnan(value) else f"{value:.3f}"
 
 
 def write_activity_figure(
@@ -299,9 +307,10 @@ def activity_figure(constructs: pd.DataFrame, title: str, column: str, label: st
     sizes = constructs[kind].value_counts()
     named = list(sizes.index[: _MOST_GROUPS if len(sizes) <= _MOST_GROUPS else _MOST_GROUPS - 1])
     group = constructs[kind].where(constructs[kind].isin(named), "other")
-    short = {name: name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 1]}…" for name in named}
-    if len(set(short.values())) == len(named):
-        group, named = group.replace(short), list(short.values())
+    short = {name: _label(name) for name in named}
+    if len(set(short.values())) < len(named):
+        short = {name: f"{place}: {_label(name)}" for place, name in enumerate(named, 1)}
+    group, named = group.replace(short), list(short.values())
     order = named + ["other"] * bool((group == "other").any() and "other" not in named)
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.subplots()
@@ -339,6 +348,12 @@ def activity_figure(constructs: pd.DataFrame, title: str, column: str, label: st
     )
     sns.move_legend(axes, "upper left", bbox_to_anchor=(1, 1), title=kind, frameon=False)
     return figure
+
+
+def _label(name: str) -> str:
+    """A name as a legend can have it: not too long, no mathematics, and not hidden for a leading underscore."""
+    short = name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 1]}…"
+    return ("\N{ZERO WIDTH SPACE}" if short.startswith("_") else "") + short.replace("$", r"\$")
 
 
 # -- what the above share

@@ -90,7 +90,7 @@ class Tuner:
         self.optimizer.reset()
 
     def compile(self) -> None:
-        """Traces and compiles the step and the prediction on windows of nothing, which moves the weights by nothing."""
+        """Traces and compiles the step and the prediction, on one window; `reset` before training."""
         rows = np.zeros(self._batch_size, np.int64)
         with compilation.compiling():
             self._step(self._batch(rows), 0.0, np.zeros(2, np.int32))
@@ -101,6 +101,9 @@ class Tuner:
         if self.embeddings is None:
             return 0
         keys = self.windows.keys(range(len(self.windows)))
+        if self.embeddings.missing(keys):
+            with compilation.compiling():
+                self.embed([0])
         return self.embeddings.fill(keys, self.embed, batch_size=self._batch_size)
 
     def embed(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:

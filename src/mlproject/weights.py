@@ -13,10 +13,11 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from enformer_core import checkpoints, published
 from enformer_core.activity import ActivityModel
-from enformer_core.enformer import Enformer
+from enformer_core.enformer import Enformer, preset
 from mlproject.download import fetch_published
 from mlproject.errors import InputError
 from mlproject.options import nearest
@@ -72,29 +73,14 @@ def load(
 
 
 def load_trunk(
-    weights: str,
-    *,
-    weights_dir: str = "",
-    download: bool = False,
-    work_dir: Path,
-    random: Callable[[], Enformer],
-    sequence_length: int | None = None,
-    target_length: int | None = None,
+    weights: str, *, sequence_length: int | None = None, target_length: int | None = None, **how: Any
 ) -> Enformer:
-    """The Enformer to train from that the option `weights` names: of an ActivityModel its trunk. Otherwise as `load`.
+    """The Enformer to train from that the option `weights` names: of an ActivityModel its trunk. Arguments as `load`.
 
     Raises:
         InputError: as `load`, or a model that exposes no trunk.
     """
-    model = load(
-        weights,
-        weights_dir=weights_dir,
-        download=download,
-        work_dir=work_dir,
-        random=random,
-        sequence_length=sequence_length,
-        target_length=target_length,
-    )
+    model = load(weights, sequence_length=sequence_length, target_length=target_length, **how)
     if isinstance(model, TensorHubModel):
         raise InputError(
             f"--weights {weights}: the TF-Hub form exposes no trunk: it can predict, not be trained; "
@@ -107,6 +93,23 @@ def load_trunk(
             model.enformer.config, sequence_length=sequence_length, target_length=target_length
         )
     return model.enformer
+
+
+def check(weights: str, weights_dir: str, download: bool) -> None:
+    """Refuses options that `load` would not read.
+
+    Raises:
+        InputError: names the option.
+    """
+    if weights_dir and weights not in ("published", "tensorhub"):
+        raise InputError(f"--weights_dir: is for --weights published or tensorhub; found {weights}")
+    if download and weights != "published":
+        raise InputError(f"--download: is for --weights published; found {weights}")
+
+
+def untrained(size: str, sequence_length: int, seed: int) -> Enformer:
+    """A new model of a preset, with the published heads, at this length and without a crop."""
+    return Enformer(preset(size, sequence_length=sequence_length, target_length=None), seed=seed)
 
 
 def _published(path: Path, lengths: Lengths) -> Enformer:

@@ -4,6 +4,7 @@ from itertools import product
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
+from sklearn.model_selection import GroupKFold
 
 from mlproject import baselines
 from mlproject.data.constructs import Construct, Site
@@ -50,11 +51,11 @@ def test_kmers_of_the_other_strand_are_the_same():
     np.testing.assert_array_equal(forward, reverse)
 
 
-def test_sites_are_counted_by_name():
+def test_sites_are_there_or_not():
     b, a, other = (Site(name, start, start + 5) for name, start in (("B", 0), ("A", 1), ("B", 3)))
-    found = baselines.site_counts([construct(sites=[b, a, other]), construct(), construct(sites=[other])])
-    assert found.tolist() == [[1, 2], [0, 0], [0, 1]]
-    assert baselines.site_counts([construct(), construct()]).shape == (2, 0)
+    found = baselines.site_presence([construct(sites=[b, a, other]), construct(), construct(sites=[other])])
+    assert found.tolist() == [[1, 1], [0, 0], [0, 1]]
+    assert baselines.site_presence([construct(), construct()]).shape == (2, 0)
 
 
 # --- regression ---------------------------------------------------------------------------------------------------
@@ -62,54 +63,67 @@ def test_sites_are_counted_by_name():
 
 @pytest.fixture
 def made_up():
-    """Features of 40 constructs, one of which does not vary, an activity that follows two of them, 30 known."""
+    """Features of 40 constructs, an activity that follows two of them, which 30 are known, and clusters."""
     random = np.random.default_rng(1)
     features = random.normal(size=(40, 6)) * [1, 10, 0.1, 3, 1, 0] + 2
     activity = features[:, 0] - 0.2 * features[:, 1] + random.normal(size=40)
-    return features, activity, random.permutation(np.arange(40) < 30)
+    return features, activity, random.permutation(np.arange(40) < 30), [f"k{n // 4}" for n in range(40)]
 
 
-def leave_one_out(features, activity, penalty):
-    """Mean squared error on each row of a ridge regression on all the others, with an intercept.
-
-    For a linear fit it is that of the residuals over one minus the leverages (Golub, Heath and Wahba 1979).
-    """
-    centred = features - features.mean(0)
-    hat = centred @ np.linalg.solve(centred.T @ centred + penalty * np.eye(centred.shape[1]), centred.T)
-    hat += 1 / len(features)  # of the intercept
-    return np.mean(((activity - hat @ activity) / (1 - np.diag(hat))) ** 2)
+def held_out_error(features, activity, penalty, splits):
+    """Mean over splits of the squared error of a ridge regression, in closed form, on what it was not fitted to."""
+    errors = []
+    for fitted, held in splits:
+        mean = features[fitted].mean(0)
+        gram = (features[fitted] - mean).T @ (features[fitted] - mean) + penalty * np.eye(features.shape[1])
+        known = activity[fitted].mean()
+        weights = np.linalg.solve(gram, (features[fitted] - mean).T @ (activity[fitted] - known))
+        errors.append(np.mean((activity[held] - known - (features[held] - mean) @ weights) ** 2))
+    return np.mean(errors)
 
 
 def test_ridge_is_the_closed_form_at_the_best_penalty(made_up):
-    features, activity, known = made_up
+    features, activity, known, clusters = made_up
     mean, deviation = features[known].mean(0), features[known].std(0)
     scaled = (features - mean) / np.where(deviation > 0, deviation, 1)
     penalties = 10 ** np.arange(-2, 6.01, 0.25)
-    errors = [leave_one_out(scaled[known], activity[known], penalty) for penalty in penalties]
+    splits = list(GroupKFold(5).split(scaled[known], groups=np.array(clusters)[known]))
+    for fitted, held in splits:  # relatives are held out together
+        assert not {np.array(clusters)[known][n] for n in fitted} & {
+            np.array(clusters)[known][n] for n in held
+        }
+    errors = [held_out_error(scaled[known], activity[known], penalty, splits) for penalty in penalties]
     best = penalties[np.argmin(errors)]
     assert penalties[0] < best < penalties[-1]
     gram = scaled[known].T @ scaled[known] + best * np.eye(6)
     weights = np.linalg.solve(gram, scaled[known].T @ (activity[known] - activity[known].mean()))
-    found = baselines.ridge_predictions(features, activity, known)
+    found = baselines.ridge_predictions(features, activity, known, clusters)
     np.testing.assert_allclose(found, scaled @ weights + activity[known].mean(), rtol=1e-8)
     trusted = Ridge(best).fit(scaled[known], activity[known]).predict(scaled)
     np.testing.assert_allclose(found, trusted, rtol=1e-8)
 
 
 def test_activities_that_are_not_known_do_not_matter(made_up):
-    features, activity, known = made_up
+    features, activity, known, clusters = made_up
     changed = np.where(known, activity, 1e6)
-    before, after = (baselines.ridge_predictions(features, values, known) for values in (activity, changed))
+    before, after = (
+        baselines.ridge_predictions(features, values, known, clusters) for values in (activity, changed)
+    )
     np.testing.assert_array_equal(before, after)
     assert not np.array_equal(
-        before, baselines.ridge_predictions(features, activity + known * features[:, 2], known)
+        before, baselines.ridge_predictions(features, activity + known * features[:, 2], known, clusters)
     )
 
 
-def test_without_features_the_mean_of_the_known_is_predicted(made_up):
-    _, activity, known = made_up
-    found = baselines.ridge_predictions(np.zeros((40, 0)), activity, known)
-    np.testing.assert_array_equal(found, np.full(40, activity[known].mean()))
+def test_without_features_there_is_no_prediction(made_up):
+    _, activity, known, clusters = made_up
+    assert np.isnan(baselines.ridge_predictions(np.zeros((40, 0)), activity, known, clusters)).all()
+
+
+def test_one_cluster_alone_is_enough(made_up):
+    features, activity, known, _ = made_up
+    found = baselines.ridge_predictions(features, activity, known, ["k"] * 40)
+    assert np.corrcoef(found[~known], activity[~known])[0, 1] > 0.5
 
 
 @pytest.mark.parametrize("name", baselines.FEATURES)
@@ -118,5 +132,6 @@ def test_every_feature_predicts_every_construct(name):
     activity = np.array([one.activity for one in constructs])
     features = baselines.FEATURES[name](constructs)
     known = np.array([one.fold != "0" for one in constructs])
-    found = baselines.ridge_predictions(features, activity, known)
+    clusters = [one.cluster for one in constructs]
+    found = baselines.ridge_predictions(features, activity, known, clusters)
     assert found.shape == (12,) and np.isfinite(found).all()

@@ -4,7 +4,14 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from mlproject.evaluation import Correlation, compare_predictors, construct_table, correlation, evaluate
+from mlproject.evaluation import (
+    Correlation,
+    compare_predictors,
+    construct_table,
+    correlation,
+    evaluate,
+    within_folds,
+)
 
 
 def test_equals_numpy_over_all_windows():
@@ -96,8 +103,8 @@ def test_a_few_big_clusters_say_less_than_many_small_ones():
         assert wide > 1.5 * narrow
 
 
-@pytest.mark.parametrize("clusters", [1, 2])
-def test_there_is_no_interval_under_three_clusters(clusters):
+@pytest.mark.parametrize("clusters", [1, 2, 5])
+def test_there_is_no_interval_under_six_clusters(clusters):
     found = correlation(*related(clusters, 10))
     ends = [value for name, value in found._asdict().items() if name.endswith(("low", "high"))]
     assert len(ends) == 4 and np.isnan(ends).all()
@@ -105,10 +112,10 @@ def test_there_is_no_interval_under_three_clusters(clusters):
 
 
 def test_an_interval_is_the_same_again_and_whatever_clusters_are_called():
-    measured, predicted, clusters = related(5, 3)
+    measured, predicted, clusters = related(7, 3)
     found = correlation(measured, predicted, clusters)
-    assert found == correlation(measured, predicted, clusters)
-    assert found == correlation(measured, predicted, pd.Series(clusters, index=range(100, 115)))
+    assert np.isfinite(found).all() and found == correlation(measured, predicted, clusters)
+    assert found == correlation(measured, predicted, pd.Series(clusters, index=range(100, 121)))
 
 
 WINDOWS = pd.DataFrame(
@@ -142,13 +149,26 @@ def test_windows_without_a_prediction_leave_their_construct_without_one():
 
 
 def test_predictors_are_compared_on_the_same_constructs():
-    measured, predicted, clusters = related(4, 3)
+    measured, predicted, clusters = related(8, 3)
     table = pd.DataFrame({"activity": measured, "b": predicted, "a": -predicted, "cluster": clusters})
+    table["fold"] = table["cluster"].str[-1].isin(list("0246")).astype(str)
     found = compare_predictors(table, ["b", "a"])
-    assert list(found) == ["predictor", *Correlation._fields, "constructs", "clusters"]
+    assert list(found) == ["predictor", *Correlation._fields, "pearson_within", "constructs", "clusters"]
     for row, name in zip(found.itertuples(), ["b", "a"], strict=True):
-        assert (row.predictor, row.constructs, row.clusters) == (name, 12, 4)
+        assert (row.predictor, row.constructs, row.clusters) == (name, 24, 8)
         expected = correlation(measured, table[name].to_numpy(), clusters)
         assert Correlation(*(getattr(row, field) for field in Correlation._fields)) == expected
     assert found["pearson"][0] == pytest.approx(-found["pearson"][1])
     assert found["pearson_low"][0] == pytest.approx(-found["pearson_high"][1])
+
+
+def test_the_mean_of_the_other_folds_correlates_negatively_unless_it_is_taken_within_folds():
+    measured, predicted, _ = related(8, 3)
+    folds = np.repeat(["0", "1", "2", "3"], 6)
+    guess = np.array([measured[folds != fold].mean() for fold in folds])
+    assert correlation(measured, guess, folds).pearson < -0.2
+    assert np.isnan(within_folds(measured, guess, folds))
+    shifted = predicted + 5 * (folds == "2")
+    assert within_folds(measured, shifted, folds) == pytest.approx(within_folds(measured, predicted, folds))
+    centred = [values - [values[folds == fold].mean() for fold in folds] for values in (measured, predicted)]
+    assert within_folds(measured, predicted, folds) == pytest.approx(stats.pearsonr(*centred).statistic)

@@ -213,7 +213,13 @@ def activities(groups, sd=0.05):
     """A construct table with these groups."""
     random = np.random.default_rng(0)
     values = random.uniform(0.1, 1, (2, len(groups)))
-    columns = {"group": groups, "activity": values[0], "predicted": values[1], "predicted_sd": sd}
+    columns = {
+        "group": groups,
+        "cluster": groups,
+        "activity": values[0],
+        "predicted": values[1],
+        "predicted_sd": sd,
+    }
     return pd.DataFrame({**columns, "peaksum": values[1] * 30, "peaksum_sd": sd})
 
 
@@ -234,7 +240,7 @@ def test_every_construct_is_a_point_with_its_deviation():
     ends = np.array(bars.get_segments())  # [n, 2, 2]
     np.testing.assert_allclose(np.ptp(ends[:, :, 0], axis=1), 0.1)
     np.testing.assert_allclose(ends.mean(1), constructs[["predicted", "activity"]])
-    assert axes.get_xlabel() == "predicted activity (points: mean over offsets; lines: ± 1 sd over offsets)"
+    assert axes.get_xlabel() == "predicted activity\n(points: mean over offsets; lines: ± 1 sd over offsets)"
     assert axes.get_ylabel() == "measured activity" and axes.get_title() == "made up, n = 20"
 
 
@@ -282,9 +288,24 @@ def test_one_window_for_each_construct_has_no_deviation(tmp_path):
 def test_the_comparison_is_a_line_for_each_predictor():
     numbers = {"pearson": 0.1234, "pearson_low": -0.5, "pearson_high": 0.75}
     more = {"spearman": 0.5, "spearman_low": np.nan, "spearman_high": np.nan}
+    more["pearson_within"] = np.nan
     comparison = pd.DataFrame([{"predictor": name, **numbers, **more} for name in ("fine-tuned", "ridge")])
     header, rule, first, second = reporting.comparison_text(comparison).splitlines()
     assert header.split("  ")[0] == "predictor" and "Pearson r" in header and "Spearman r" in header
     assert set(rule) == {"-", " "}
-    assert first.split() == ["fine-tuned", "0.123", "(-0.500", "to", "0.750)", "0.500", "(nan", "to", "nan)"]
+    assert first.split() == ["fine-tuned", "0.123", "(-0.500", "to", "0.750)", "undefined", "0.500"]
     assert second.startswith("ridge ") and first.index("0.123") == second.index("0.123")
+
+
+def test_many_groups_of_few_clusters_are_coloured_by_cluster():
+    constructs = activities([f"g{n}" for n in range(20)]).assign(cluster=["_a", "$x_{$"] * 10)
+    axes, places, names = drawn(constructs)
+    assert axes.get_legend().get_title().get_text() == "cluster" and len(places) == 20
+    assert sorted(name.lstrip("\N{ZERO WIDTH SPACE}") for name in names) == [r"\$x_{\$", "_a"]
+    axes.figure.canvas.draw()  # neither hidden nor read as mathematics
+
+
+def test_long_names_stay_different():
+    constructs = activities(["a" * 40 + end for end in "bc"] * 3)
+    _, _, names = drawn(constructs)
+    assert len(set(names)) == 2 and max(map(len, names)) < 36

@@ -1,8 +1,8 @@
 """Fine-tune a trunk on constructs and their measured activity, fold by fold."""
 
 import dataclasses
-import hashlib
 import math
+import re
 import shutil
 import tempfile
 import time
@@ -14,15 +14,15 @@ import pandas as pd
 import tensorflow as tf
 
 from enformer_core import checkpoints
-from enformer_core.enformer import BIN_SIZE_BP, Enformer, preset
+from enformer_core.enformer import BIN_SIZE_BP, Enformer
 from enformer_core.heads import ACTIVITY_HEADS, ActivityHeadConfig
 from mlproject import __version__, baselines, reporting, weights
 from mlproject.data.construct_windows import ConstructWindows, Fold, plan_folds
-from mlproject.data.constructs import Construct, read_constructs
-from mlproject.data.demo_constructs import demo_constructs
+from mlproject.data.demo_constructs import open_constructs
+from mlproject.data.similarity import recorded_leaks
 from mlproject.embeddings import EmbeddingCache
 from mlproject.errors import InputError, OutOfMemory, Stopped, one_line
-from mlproject.evaluation import compare_predictors, construct_table, correlation
+from mlproject.evaluation import compare_predictors, construct_table, pearson_and_spearman
 from mlproject.resuming import StepCheckpoints, fingerprint, only_one
 from mlproject.training import Schedule
 from mlproject.tuning import Tuner, train_fold
@@ -100,7 +100,6 @@ _NOT_OF_THE_STUDY = (
     "weights_dir",
     "download",
     "folds",
-    "cache",
     "work_dir",
     "experiment",
     "checkpoint_seconds",
@@ -123,6 +122,7 @@ def check(options: Options) -> None:
         raise InputError(f"--seed: found {options.seed}; it must be from 0 to {2**31 - 1}")
     if options.window % BIN_SIZE_BP or options.window < BIN_SIZE_BP:
         raise InputError(f"--window: found {options.window}; it must be a multiple of {BIN_SIZE_BP} bp")
+    weights.check(options.weights, options.weights_dir, options.download)
     _head(options)
     blocks = _moving_blocks(options)
     if options.lora_rank and blocks == 0:
@@ -131,7 +131,12 @@ def check(options: Options) -> None:
         )
     if options.norm_averages == "moving" and (blocks is not None or options.lora_rank):
         raise InputError("--norm_averages moving: needs --trainable all without --lora_rank")
-    _open(options)
+    _, windows = _open(options)
+    if below := [construct for construct in windows.constructs if construct.activity < 0]:
+        print(
+            f"{len(below)} constructs have an activity below 0 ({below[0].name} {below[0].activity:g}), which a "
+            "softplus cannot reach; shift or transform the table if that is more than noise"
+        )
 
 
 def run(options: Options, run: "Run") -> int:
@@ -142,20 +147,20 @@ def run(options: Options, run: "Run") -> int:
     """
     began = time.perf_counter()
     tf.config.experimental.enable_op_determinism()
-    constructs, folds, windows = _open(options)
+    folds, windows = _open(options)
     enformer = weights.load_trunk(
         options.weights,
         weights_dir=options.weights_dir,
         download=options.download,
         work_dir=options.work_dir,
-        random=lambda: _random_trunk(options),
+        random=lambda: weights.untrained(options.preset, options.window, options.seed),
         sequence_length=options.window,
         target_length=None,
     )
     layers = enformer.config.num_transformer_layers
     if (blocks := _moving_blocks(options)) is not None and blocks > layers:
         raise InputError(f"--trainable: found {blocks}; the trunk has {layers} transformer blocks")
-    study = _study(options, constructs, enformer)
+    study = _study(options, windows, enformer)
     run.rename(f"finetune {study[:8]}")
     with only_one(options.work_dir / "finetune" / f"{study}.lock"):
         run.take_over({"grid": study})
@@ -168,15 +173,14 @@ def run(options: Options, run: "Run") -> int:
 # --- what goes in -------------------------------------------------------------------------------------------------
 
 
-def _open(options: Options) -> tuple[list[Construct], list[Fold], ConstructWindows]:
-    """The constructs, the folds to hold out in turn, and the windows."""
-    folder = demo_constructs(options.work_dir) if options.data == "demo" else Path(options.data)
-    constructs = read_constructs(folder)
+def _open(options: Options) -> tuple[list[Fold], ConstructWindows]:
+    """The folds to hold out in turn, and the windows."""
+    constructs = open_constructs(options.data, options.work_dir)
     folds = plan_folds(constructs, options.folds)
     windows = ConstructWindows(
         constructs, options.window, samples=options.samples, stride=options.stride, seed=options.seed
     )
-    return constructs, folds, windows
+    return folds, windows
 
 
 def _head(options: Options) -> ActivityHeadConfig:
@@ -195,31 +199,22 @@ def _moving_blocks(options: Options) -> int | None:
     """How many of the last transformer blocks move; None: the whole trunk does."""
     if options.trainable in ("all", "head"):
         return None if options.trainable == "all" else 0
-    if not options.trainable.isdecimal() or int(options.trainable) < 1:
+    if not re.fullmatch("[1-9][0-9]{0,3}", options.trainable):
         raise InputError(
             f"--trainable: found {options.trainable!r}; it can be all, head, or a number of transformer blocks"
         )
     return int(options.trainable)
 
 
-def _random_trunk(options: Options) -> Enformer:
-    config = preset(options.preset, sequence_length=options.window, target_length=None)
-    return Enformer(config, seed=options.seed)
-
-
-def _study(options: Options, constructs: list[Construct], enformer: Enformer) -> str:
+def _study(options: Options, windows: ConstructWindows, enformer: Enformer) -> str:
     """A hash of all that the numbers depend on: the same command finds its own runs again by it."""
     chosen = {
         name: value for name, value in dataclasses.asdict(options).items() if name not in _NOT_OF_THE_STUDY
     }
-    chosen["constructs"] = _digest(constructs)
+    chosen["constructs"] = windows.digest
     chosen["enformer"] = [checkpoints.digest(enformer.variables), dataclasses.asdict(enformer.config)]
     chosen["version"] = __version__
     return fingerprint(chosen)
-
-
-def _digest(constructs: list[Construct]) -> str:
-    return hashlib.sha256(repr(constructs).encode()).hexdigest()
 
 
 # --- training -----------------------------------------------------------------------------------------------------
@@ -305,9 +300,15 @@ def _tuner(options: Options, enformer: Enformer, windows: ConstructWindows) -> T
     blocks = _moving_blocks(options)
     embeddings = None
     if blocks == 0 and options.cache == "on":
-        trunk = checkpoints.digest(enformer.trunk_variables)[:16]
+        trunk = fingerprint(
+            {
+                "weights": checkpoints.digest(enformer.trunk_variables),
+                "config": dataclasses.asdict(enformer.config),
+                "version": __version__,
+            }
+        )
         embeddings = EmbeddingCache(
-            options.work_dir / "embeddings" / f"{trunk}-{options.window}",
+            options.work_dir / "embeddings" / trunk,
             options.window // BIN_SIZE_BP,
             2 * enformer.config.channels,
         )
@@ -334,8 +335,9 @@ def _train_child(options: Options, child: "Run", tuner: Tuner, fold: Fold, folde
     """Trains with one fold held out, or goes on with it, and keeps what came of it."""
     began = time.perf_counter()
     windows = tuner.windows
-    digest = _digest(windows.constructs)
-    child.use_dataset(name=Path(options.data).name, digest=digest, source=options.data, context="training")
+    child.use_dataset(
+        name=Path(options.data).name, digest=windows.digest, source=options.data, context="training"
+    )
     saved = StepCheckpoints(folder, tuner.training_variables, tuner.optimizer, options.checkpoint_seconds)
     tuner.reset(options.seed)
     start = saved.restore()
@@ -385,8 +387,9 @@ def _keep_predictions(child: "Run", tuner: Tuner, fold: Fold) -> dict[str, float
     constructs = construct_table(table)
     activity = np.array([construct.activity for construct in windows.constructs])
     known = np.array([construct.fold not in fold.test for construct in windows.constructs])
+    clusters = [construct.cluster for construct in windows.constructs]
     for name, features in baselines.FEATURES.items():
-        predicted = baselines.ridge_predictions(features(windows.constructs), activity, known)
+        predicted = baselines.ridge_predictions(features(windows.constructs), activity, known, clusters)
         constructs[f"ridge_{name}"] = predicted[~known]
     child.keep_table("predictions", table)
     child.keep_table("constructs", constructs)
@@ -397,18 +400,16 @@ def _keep_predictions(child: "Run", tuner: Tuner, fold: Fold) -> dict[str, float
 
 def _final_numbers(table: pd.DataFrame, constructs: pd.DataFrame) -> dict[str, float]:
     """Pearson and Spearman r: of constructs (means over offsets), of windows, and of both baselines."""
-    found = {
-        "windows": correlation(*(table[name].to_numpy() for name in ("activity", "predicted", "cluster")))
+    of = {
+        "constructs": (constructs, "predicted"),
+        "windows": (table, "predicted"),
+        **{name: (constructs, name) for name in _RIDGES},
     }
-    for column, row in zip(
-        _PREDICTORS, compare_predictors(constructs, list(_PREDICTORS)).itertuples(), strict=True
-    ):
-        found["constructs" if column == "predicted" else column] = row
-    return {
-        f"{kind}/{name}": getattr(row, kind)
-        for kind in ("pearson", "spearman")
-        for name, row in found.items()
-    }
+    numbers: dict[str, float] = {}
+    for name, (frame, column) in of.items():
+        r = pearson_and_spearman(frame["activity"].to_numpy(), frame[column].to_numpy())
+        numbers |= {f"pearson/{name}": r[0], f"spearman/{name}": r[1]}
+    return numbers
 
 
 def _keep_figure(run: "Run", constructs: pd.DataFrame, title: str) -> None:
@@ -458,12 +459,18 @@ def _report(options: Options, run: "Run", study: str, outcomes: list[_Outcome]) 
                 for kind in ("pearson", "spearman")
                 for end in ("low", "high")
             },
+            "pearson/constructs_within_folds": ends["pearson_within"],
         }
     )
+    clusters = comparison["clusters"][0]
     print(
-        f"\n{len(constructs)} constructs in {comparison['clusters'][0]} clusters, {held_out}; r (95% interval)"
+        f"\n{len(constructs)} constructs in {clusters} clusters, {held_out}; r of all together (95% interval)"
     )
     print(reporting.comparison_text(comparison.assign(predictor=list(_PREDICTORS.values()))))
+    if shared := recorded_leaks(Path(options.data)):
+        held = [outcome.fold for outcome in done]
+        words = ", ".join(f"{share:.0%} of {fold}" for fold, share in shared.items() if fold in held)
+        print(f"Of a held-out payload's 31-mers, one payload of another fold has, in the mean: {words}")
     how = _share(run, study, done)
     print(f"\nTo compare the folds (start the UI first where a command stands above the address):\n{how}")
     if options.weights == "random":

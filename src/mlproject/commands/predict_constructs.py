@@ -18,8 +18,7 @@ from enformer_core.activity import ActivityModel
 from enformer_core.enformer import BIN_SIZE_BP, Enformer
 from mlproject import __version__, compilation, reporting, stopping, weights
 from mlproject.data.construct_windows import ConstructWindows
-from mlproject.data.constructs import read_constructs
-from mlproject.data.demo_constructs import demo_constructs
+from mlproject.data.demo_constructs import open_constructs
 from mlproject.data.files import explained, write_whole
 from mlproject.errors import InputError, OutOfMemory, Stopped, one_line
 from mlproject.evaluation import compare_predictors, construct_table
@@ -84,7 +83,19 @@ def check(options: Options) -> None:
         raise InputError(f"--track: found {options.track}; tracks are counted from 0")
     if options.window % BIN_SIZE_BP or options.window < 0:
         raise InputError(f"--window: found {options.window}; it must be a multiple of {BIN_SIZE_BP} bp")
+    weights.check(options.weights, options.weights_dir, options.download)
+    with explained(f"--output {options.output}: cannot be written", (OSError,)):
+        for path in _outputs(options):
+            if not options.output or path.is_dir():
+                raise InputError(f"--output: found {options.output!r}; expected the name of a file to write")
+            path.parent.mkdir(parents=True, exist_ok=True)
     _windows(options, options.window or BIN_SIZE_BP)  # without one, the model may have its own
+
+
+def _outputs(options: Options) -> tuple[Path, Path]:
+    """The table of windows, and that of their means beside it."""
+    path = Path(options.output)
+    return path, path.with_name(f"{path.stem}_means{path.suffix}")
 
 
 def run(options: Options, run: "Run") -> int:
@@ -108,10 +119,11 @@ def run(options: Options, run: "Run") -> int:
         unfinished = folder / f"{work}.jsonl"
         found = _predict(options, windows, predict, unfinished)
         table = _table(windows, found)
-        text = table[_COLUMNS].to_csv(sep="\t", index=False, float_format="%.6g")
-        with explained(f"output {options.output}: cannot be written"):
-            write_whole(Path(options.output), text)
-        _keep(options, run, windows, table)
+        means = construct_table(table, ["predicted", "peaksum"])
+        with explained(f"--output {options.output}: cannot be written", (OSError,)):
+            for path, frame in zip(_outputs(options), (table[_COLUMNS], means), strict=True):
+                write_whole(path, frame.to_csv(sep="\t", index=False, float_format="%.6g"))
+        _keep(options, run, windows, table, means)
         unfinished.unlink()
     print(f"{options.output}: {len(table)} windows of {len(windows.constructs)} constructs, by {word}")
     run.summarize({"seconds/total": time.perf_counter() - began})
@@ -193,12 +205,17 @@ def _predict(
             for position in tqdm(wanted, desc="predict", unit="construct", disable=None, leave=False):
                 construct = windows.constructs[position]
                 rows = np.flatnonzero(windows.construct == position)
-                answer = predict(windows, rows)
-                maxima = [
-                    site_maxima(signal, construct.sites, int(offset))
-                    for signal, offset in zip(answer.signal, windows.offset[rows], strict=True)
-                ]
-                found[construct.index] = {"predicted": answer.activity.tolist(), "maxima": maxima}
+                predicted: list[float] = []
+                maxima = []
+                for start in range(0, len(rows), options.batch_size):
+                    batch = rows[start : start + options.batch_size]
+                    answer = predict(windows.sequences(batch))
+                    predicted += answer.activity.tolist()
+                    maxima += [
+                        site_maxima(signal, construct.sites, int(offset))
+                        for signal, offset in zip(answer.signal, windows.offset[batch], strict=True)
+                    ]
+                found[construct.index] = {"predicted": predicted, "maxima": maxima}
                 file.write(json.dumps({"index": construct.index, **found[construct.index]}) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
@@ -222,6 +239,8 @@ def _read_unfinished(path: Path) -> dict[int, dict[str, Any]]:
         try:
             entry = json.loads(line)
             maxima = [{int(site): value for site, value in window.items()} for window in entry["maxima"]]
+            if not line.endswith("\n"):
+                raise ValueError(line)
             found[entry["index"]] = {"predicted": entry["predicted"], "maxima": maxima}
         except (ValueError, KeyError, TypeError, AttributeError):
             write_whole(path, "".join(lines[:number]))

@@ -100,6 +100,11 @@ class ConstructWindows:
     def __len__(self) -> int:
         return len(self.construct)
 
+    @property
+    def digest(self) -> str:
+        """sha256 over everything that is known of the constructs."""
+        return hashlib.sha256(repr(self.constructs).encode()).hexdigest()
+
     def in_folds(self, folds: Collection[str]) -> np.ndarray:
         """Rows of the windows on the constructs of these folds: `[n]` int64."""
         chosen = np.array([construct.fold in folds for construct in self.constructs])

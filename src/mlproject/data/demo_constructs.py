@@ -20,12 +20,12 @@ from typing import NamedTuple
 import numpy as np
 
 from mlproject.data import constructs, demo, payloads, placement, similarity
-from mlproject.data.constructs import Site
+from mlproject.data.constructs import Construct, Site, read_constructs
 from mlproject.data.files import explained, locked
 
 LOCUS = "chr2:200000-206000"  # of the demo's human genome
 LENGTH = 28_880
-FOLD_RATIOS = ("train=2", "valid=1", "test=1")  # three groups to hold out: an interval needs three
+FOLD_RATIOS = ("train=2", "valid=1", "test=1")
 
 GROUPS = 12
 CLONES = 3  # rows of the table for each payload
@@ -62,6 +62,15 @@ class _Group(NamedTuple):
     name: str
     backbone: np.ndarray
     sites: dict[str, np.ndarray]
+
+
+def open_constructs(data: str, work_dir: str | os.PathLike) -> list[Construct]:
+    """The constructs that the option `data` names: `demo`, made where needed, or a path.
+
+    Raises:
+      InputError: as `read_constructs`.
+    """
+    return read_constructs(demo_constructs(work_dir) if data == "demo" else data)
 
 
 def demo_constructs(work_dir: str | os.PathLike = "work", seed: int = 0) -> Path:

@@ -3,9 +3,11 @@
 Sequences that share long stretches give away each other's activity, so that a random split of them says little.
 """
 
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from scipy import sparse
@@ -114,3 +116,12 @@ def assign_folds(of: Sequence[str], ratios: Mapping[str, float], seed: int) -> l
         empty.discard(fold)
         fold_of[name] = fold
     return [fold_of[name] for name in of]
+
+
+def recorded_leaks(folder: Path) -> dict[str, float]:
+    """The mean of `leaks` by fold that `summary.json` of built constructs has; empty where there is none."""
+    try:
+        folds = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["folds"]
+        return {fold: float(found["shared_mean"]) for fold, found in folds.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
