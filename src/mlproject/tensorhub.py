@@ -51,20 +51,30 @@ class TensorHubModel:
         """
         length = sequence.shape[1]
         check_lengths(length, target_length)
-        bins, wanted = length // BIN_SIZE_BP, target_length or length // BIN_SIZE_BP
+        bins, all_bins = length // BIN_SIZE_BP, SEQUENCE_LENGTH // BIN_SIZE_BP
+        wanted = bins if target_length is None else target_length
         if length > SEQUENCE_LENGTH or wanted > TARGET_LENGTH:
             raise ValueError(
                 f"{wanted} bins of a sequence of {length} bp: the TF-Hub model gives the central {TARGET_LENGTH} bins "
                 f"({TARGET_LENGTH * BIN_SIZE_BP} bp) of {SEQUENCE_LENGTH} bp; ask for fewer"
             )
-        before = (SEQUENCE_LENGTH // BIN_SIZE_BP - bins) // 2  # in whole bins
+        # In whole bins. Of an odd rest the greater half, since of an odd rest of the crop the lesser half is before the
+        # wanted bins: so they always lie within the predicted ones.
+        before = (all_bins - bins + 1) // 2
         padded = np.zeros([len(sequence), SEQUENCE_LENGTH, 4], np.float32)
         padded[:, before * BIN_SIZE_BP : before * BIN_SIZE_BP + length] = sequence
         outputs = self._predict(padded)
         if head not in outputs:
             raise ValueError(f"{self.source}: no head {head!r}; it has {', '.join(sorted(outputs))}")
-        first = before + (bins - wanted) // 2 - (SEQUENCE_LENGTH // BIN_SIZE_BP - TARGET_LENGTH) // 2
-        return np.asarray(outputs[head], np.float32)[:, first : first + wanted]
+        signal = np.asarray(outputs[head], np.float32)
+        if signal.ndim != 3 or signal.shape[:2] != (len(sequence), TARGET_LENGTH):
+            raise ValueError(
+                f"{self.source}: head {head} is {signal.shape}; expected ({len(sequence)}, {TARGET_LENGTH}, tracks), "
+                "as the TF-Hub form predicts"
+            )
+        first = before + (bins - wanted) // 2 - (all_bins - TARGET_LENGTH) // 2
+        assert 0 <= first <= TARGET_LENGTH - wanted
+        return signal[:, first : first + wanted]
 
 
 def _heads(predict: Any) -> dict[str, int]:

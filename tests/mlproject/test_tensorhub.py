@@ -34,7 +34,7 @@ def test_heads_are_found(model):
     assert model.heads == {"human": 3, "mouse": 1}
 
 
-@pytest.mark.parametrize("bins", [1, 2, 15, 16, 896])
+@pytest.mark.parametrize("bins", [1, 2, 15, 16, 895, 896])
 def test_bins_are_those_of_the_sequence(model, bins):
     sequence = toy_sequence(2, 128 * bins).numpy()
     found = model.predict(sequence, "human")
@@ -43,13 +43,16 @@ def test_bins_are_those_of_the_sequence(model, bins):
     np.testing.assert_array_equal(model.predict(sequence, "mouse"), counts(sequence)[..., 3:])
 
 
-@pytest.mark.parametrize(("bins", "wanted"), [(1536, 896), (3072, 896), (17, 5), (16, 5)])
+@pytest.mark.parametrize(
+    ("bins", "wanted"),
+    [(1536, 896), (897, 896), (897, 895), (3071, 896), (3072, 895), (3072, 896), (17, 5), (17, 4), (16, 5)],
+)
 def test_the_central_bins_of_a_longer_sequence(model, bins, wanted):
     sequence = toy_sequence(1, 128 * bins).numpy()
     first = (bins - wanted) // 2
-    np.testing.assert_array_equal(
-        model.predict(sequence, "mouse", wanted), counts(sequence)[:, first : first + wanted, 3:]
-    )
+    found = model.predict(sequence, "mouse", wanted)
+    assert found.shape == (1, wanted, 1)
+    np.testing.assert_array_equal(found, counts(sequence)[:, first : first + wanted, 3:])
 
 
 @pytest.mark.parametrize(
@@ -65,6 +68,12 @@ def test_the_central_bins_of_a_longer_sequence(model, bins, wanted):
 def test_what_it_cannot_predict(model, length, head, wanted, said):
     with pytest.raises(ValueError, match=said):
         model.predict(np.zeros([1, length, 4], np.float32), head, wanted)
+
+
+def test_a_head_of_other_bins_is_refused(model, monkeypatch):
+    monkeypatch.setattr(model, "_predict", lambda padded: {"human": np.zeros([len(padded), 895, 3])})
+    with pytest.raises(ValueError, match=r"head human is \(1, 895, 3\); expected \(1, 896, tracks\)"):
+        model.predict(np.zeros([1, 1024, 4], np.float32), "human")
 
 
 def test_other_folders_are_refused(tmp_path):
