@@ -1,7 +1,8 @@
 """Trunk embeddings of windows, kept on disk so that each is computed once.
 
 FOLDER/NAME.npy     a shard: float16 [windows, bins, channels]
-FOLDER/NAME.keys    the names of its windows, a line each; written last, so a shard without it does not exist
+FOLDER/NAME.keys    sha256 of the shard, then the names of its windows, a line each; written last, so a shard without it
+                    does not exist
 
 float16 keeps three digits, and the largest embedding of a trained trunk is far below its limit of 65,504.
 """
@@ -16,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mlproject.data.files import explained, locked, sync, write_whole
+from mlproject.data.records import file_sha256
 from mlproject.errors import InputError
 
 _SHARD_BYTES = 64 * 2**20
@@ -99,26 +101,30 @@ class EmbeddingCache:
         return np.stack([self._shards[name][row] for name, row in places])
 
     def _look(self) -> None:
-        """Opens the shards that are new; one that is damaged is removed, to be computed again."""
+        """Opens the shards that are new and verifies them; what is damaged is removed, to be computed again."""
         for names in sorted(self.folder.glob("*.keys")):
             name = names.stem
             if name in self._shards:
                 continue
-            keys = names.read_text().split()
             try:
-                array = np.load(self.folder / f"{name}.npy", mmap_mode="r")
+                sha256, *keys = names.read_text(encoding="utf-8").split()
+                if name != _name(keys):
+                    raise ValueError(f"{names.name} does not name its windows")
+                if sha256 != file_sha256(names.with_suffix(".npy")):
+                    raise ValueError("it is not what was written, by its sha256")
+                array = np.load(names.with_suffix(".npy"), mmap_mode="r")
                 if array.shape != (len(keys), *self._shape) or array.dtype != np.float16:
                     raise ValueError(f"is {array.shape} {array.dtype}")
-            except (OSError, ValueError, EOFError) as error:
+            except (OSError, ValueError, InputError) as error:
                 print(f"{self.folder / name}.npy is passed over: {error}", flush=True)
-                names.unlink(missing_ok=True)
+                with explained(f"{names}: is damaged and cannot be removed; remove it"):
+                    names.unlink(missing_ok=True)
                 continue
             self._shards[name] = array
             self._places.update({key: (name, row) for row, key in enumerate(keys)})
 
     def _write(self, keys: list[str], array: np.ndarray) -> None:
-        name = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
-        path = self.folder / f"{name}.npy"
+        path = self.folder / f"{_name(keys)}.npy"
         unfinished = path.with_name(f"{path.name}.{os.getpid()}")
         try:
             with explained(
@@ -127,11 +133,17 @@ class EmbeddingCache:
                 with unfinished.open("wb") as file:
                     np.lib.format.write_array(file, array)
                 sync(unfinished)
+                sha256 = file_sha256(unfinished)
                 os.replace(unfinished, path)
-                write_whole(path.with_suffix(".keys"), "\n".join(keys) + "\n")
+                write_whole(path.with_suffix(".keys"), "\n".join([sha256, *keys]) + "\n")
         finally:
             unfinished.unlink(missing_ok=True)
         self._look()
+
+
+def _name(keys: Sequence[str]) -> str:
+    """What the shard of these windows is called."""
+    return hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
 
 
 def _as_float16(embedding: np.ndarray, where: Path) -> np.ndarray:

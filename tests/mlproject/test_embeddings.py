@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mlproject import embeddings
+from mlproject.data.records import file_sha256
 from mlproject.embeddings import EmbeddingCache
 from mlproject.errors import InputError
 
@@ -127,7 +128,14 @@ def fewer(path):
     np.save(path, np.load(path)[1:])
 
 
-@pytest.mark.parametrize("damage", [cut, empty, other_type, fewer, Path.unlink])
+def flip(path):
+    """One bit, of the last number."""
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut, empty, other_type, fewer, flip, Path.unlink])
 def test_a_damaged_shard_is_passed_over_and_made_again(tmp_path, small_shards, capsys, damage):
     cache_in(tmp_path).fill(KEYS, Trunk(), batch_size=4)
     (names,) = (path for path in (tmp_path / "trunk").glob("*.keys") if KEYS[5] in path.read_text())
@@ -138,6 +146,45 @@ def test_a_damaged_shard_is_passed_over_and_made_again(tmp_path, small_shards, c
     assert cache.missing(KEYS) == [4, 5, 6, 7]
     assert cache.fill(KEYS, trunk, batch_size=4) == 4 and trunk.asked == [KEYS[4:8]]
     np.testing.assert_array_equal(cache_in(tmp_path).read(KEYS), expected(KEYS))
+
+
+@pytest.mark.parametrize("shape", [(1, BINS, CHANNELS), (10, BINS, CHANNELS + 1)])
+def test_a_shard_of_another_trunk_is_passed_over(tmp_path, capsys, shape):
+    cache_in(tmp_path).fill(KEYS, Trunk(), batch_size=10)
+    (path,) = (tmp_path / "trunk").glob("*.npy")
+    np.save(path, np.zeros(shape, np.float16))
+    text = path.with_suffix(".keys").read_text()
+    path.with_suffix(".keys").write_text(text.replace(text.split()[0], file_sha256(path)))
+    assert cache_in(tmp_path).missing(KEYS) == list(range(10))
+    assert f"passed over: is {shape} float16" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "garble",
+    [
+        lambda text: b"\xff" + text,
+        lambda text: b"",
+        lambda text: text[:30],
+        lambda text: text.replace(b"window5", b"window4"),
+        lambda text: text[65:],  # without its sha256
+        lambda text: text.replace(b"\n", b"\x00"),
+    ],
+)
+def test_names_that_are_garbled_are_passed_over_and_made_again(tmp_path, small_shards, capsys, garble):
+    cache_in(tmp_path).fill(KEYS, Trunk(), batch_size=4)
+    (names,) = (path for path in (tmp_path / "trunk").glob("*.keys") if KEYS[5] in path.read_text())
+    names.write_bytes(garble(names.read_bytes()))
+    trunk, cache = Trunk(), cache_in(tmp_path)
+    assert f"{names.with_suffix('.npy')} is passed over: " in capsys.readouterr().out
+    assert cache.fill(KEYS, trunk, batch_size=4) == 4 and trunk.asked == [KEYS[4:8]]
+    np.testing.assert_array_equal(cache_in(tmp_path).read(KEYS), expected(KEYS))
+
+
+def test_names_that_are_a_folder_are_one_line(tmp_path):
+    cache_in(tmp_path)
+    (tmp_path / "trunk" / "0.keys").mkdir()
+    with pytest.raises(InputError, match=r"0\.keys: is damaged and cannot be removed; remove it \("):
+        cache_in(tmp_path)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 65_520.0, -1e30])
