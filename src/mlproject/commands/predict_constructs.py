@@ -84,12 +84,11 @@ def check(options: Options) -> None:
     if options.window % BIN_SIZE_BP or options.window < 0:
         raise InputError(f"--window: found {options.window}; it must be a multiple of {BIN_SIZE_BP} bp")
     weights.check(options.weights, options.weights_dir, options.download)
-    with explained(f"--output {options.output}: cannot be written", (OSError,)):
-        for path in _outputs(options):
-            if not options.output or path.is_dir():
-                raise InputError(f"--output: found {options.output!r}; expected the name of a file to write")
-            path.parent.mkdir(parents=True, exist_ok=True)
+    if not Path(options.output).name or any(path.is_dir() for path in _outputs(options)):
+        raise InputError(f"--output: found {options.output!r}; expected the name of a file to write")
     _windows(options, options.window or BIN_SIZE_BP)  # without one, the model may have its own
+    with explained(f"--output {options.output}: cannot be written", (OSError,)):
+        Path(options.output).parent.mkdir(parents=True, exist_ok=True)
 
 
 def _outputs(options: Options) -> tuple[Path, Path]:
