@@ -39,7 +39,7 @@ def places(tmp_path_factory):
 
 def predict(places, **options):
     """Exit code of the command on these constructs, in the current folder."""
-    options = {"data": places / "constructs.tsv", "samples": 3, "batch_size": 2, "track": 1, **options}
+    options = {"data": places / "constructs.tsv", "samples": 3, "batch_size": 4, "track": 1, **options}
     return door.main(["predict_constructs", *(f"--{name}={value}" for name, value in options.items())])
 
 
@@ -87,7 +87,7 @@ def parent(folder):
 
 def test_a_fine_tuned_model_predicts_activity_and_peaks(folder, places, capsys):
     """At the model's own length of window, which no option names."""
-    assert predict(places, weights=places / "activity") == 0
+    assert predict(places, weights=places / "activity", batch_size=2) == 0
     printed = capsys.readouterr().out
     table = written()
     check_rows(table)
@@ -96,14 +96,16 @@ def test_a_fine_tuned_model_predicts_activity_and_peaks(folder, places, capsys):
     expected = model(sequences, is_training=False)["activity"][:, 0]
     np.testing.assert_allclose(table["predicted"], expected, rtol=1e-4)
     outside = check_peaks(table, model.enformer(sequences, is_training=False)["mouse"][..., 1].numpy())
-    sites = sum(len(construct.sites) for construct in CONSTRUCTS) * 3
-    assert outside > 0 and f"{outside} of {sites} annotated sites lie outside of the window" in printed
+    said = f"annotated sites outside of a window, and not in its peaksum: {outside} in all windows"
+    assert outside > 0 and said in printed
     assert "work/predictions.tsv: 36 windows of 12 constructs" in printed
 
     store, run = parent(folder)
     tables = {f"{name}.parquet" for name in ("predictions", "constructs", "comparison")}
     assert tables | {"predicted.png", "peaksum.png"} <= store.artifacts(run)
     constructs = pd.read_parquet(store.fetch(run, "constructs.parquet"))
+    means = pd.read_csv("work/predictions_means.tsv", sep="\t", dtype={"fold": str})
+    pd.testing.assert_frame_equal(means, constructs, rtol=1e-5)  # six digits
     activity = [construct.activity for construct in CONSTRUCTS]
     for name in ("predicted", "peaksum"):
         means = table[name].to_numpy().reshape(12, 3).mean(1)
@@ -260,8 +262,8 @@ def test_without_a_fine_tuned_model_an_untrained_one_predicts_and_says_so(folder
             "--head: found 'rat'; the model has human, mouse",
         ),
         ({"weights": "activity", "track": 2}, "--track: found 2; head mouse has tracks 0 to 1"),
-        ({"weights": "trunk"}, "construct c0: a window of 25600 bp does not fit on its 2304 bp"),
         ({"weights": "nowhere"}, "no file or folder of that name"),
+        ({"weights": "trunk"}, "construct c0: a window of 25600 bp does not fit on its 2304 bp"),
     ],
 )
 def test_what_a_model_cannot_do_is_one_line(folder, places, capsys, options, says):
@@ -272,13 +274,17 @@ def test_what_a_model_cannot_do_is_one_line(folder, places, capsys, options, say
     assert run.info.status == "FAILED" and not Path("work/predictions.tsv").exists()
 
 
-def test_a_table_that_cannot_be_written_is_one_line_and_loses_no_prediction(
-    folder, places, predictor, capsys
+def test_a_disk_that_fills_up_is_one_line_and_loses_no_prediction(
+    folder, places, predictor, capsys, monkeypatch
 ):
-    Path("file").touch()
-    assert predict(places, weights=places / "activity", output="file/predictions.tsv") == 2
+    def full(path, text):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predict_constructs, "write_whole", full)
+        assert predict(places, weights=places / "activity") == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "output file/predictions.tsv: cannot be written (" in line
+    assert "--output work/predictions.tsv: cannot be written (No space left on device)" in line
     predictor.calls.clear()
     assert predict(places, weights=places / "activity") == 0
     assert not predictor.calls and len(written()) == 36
@@ -295,10 +301,15 @@ def test_a_table_that_cannot_be_written_is_one_line_and_loses_no_prediction(
         ({"samples": 0}, "samples is 0, expected a whole number, or a share"),
         ({"stride": 0}, "stride is 0, expected 1 or more"),
         ({"data": "nowhere"}, "constructs nowhere: cannot be read"),
+        ({"output": ""}, "--output: found ''; expected the name of a file to write"),
+        ({"output": "."}, "--output: found '.'; expected the name of a file to write"),
+        ({"output": "{places}/trunk"}, "trunk'; expected the name of a file to write"),
+        ({"output": "{places}/constructs.tsv/table"}, "constructs.tsv/table: cannot be written ("),
     ],
 )
 def test_bad_options_are_one_line_and_no_run(tmp_path, monkeypatch, places, capsys, options, says):
     monkeypatch.chdir(tmp_path)
+    options = {name: str(value).format(places=places) for name, value in options.items()}
     assert predict(places, **options) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("mlproject predict_constructs: ") and says in line
