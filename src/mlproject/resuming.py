@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from enformer_core import checkpoints
 from mlproject import stopping
+from mlproject.data.files import explained
 from mlproject.errors import InputError, Stopped
 from mlproject.training import Adam, Batch, Schedule, Step, TrainResult, fit
 
@@ -32,10 +33,12 @@ def only_one(path: Path) -> Iterator[None]:
     The system lets go of the lock however this process ends, so a kill leaves nothing to clean up.
 
     Raises:
-        InputError: another process holds it.
+        InputError: another process holds it, or it cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
+    with contextlib.ExitStack() as stack:
+        with explained(f"{path}: cannot be written", (OSError,)):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(path.open("w"))
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

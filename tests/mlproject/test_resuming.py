@@ -29,6 +29,16 @@ def test_a_second_process_is_refused_until_the_first_ends(tmp_path):
     assert subprocess.run(words, capture_output=True, env={"PYTHONPATH": str(SOURCE)}).returncode == 0
 
 
+def test_work_that_cannot_be_locked_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(InputError, match=r"file/work/grid\.lock: cannot be written \(") as caught,
+        only_one(tmp_path / "file" / "work" / "grid.lock"),
+    ):
+        raise AssertionError
+    assert "\n" not in str(caught.value)
+
+
 @pytest.fixture
 def training(tmp_path):
     """Model, optimizer and their checkpoints."""
