@@ -148,6 +148,11 @@ def test_a_study_leaves_what_the_docs_promise(studies):
     constructs = table(store, parent, "constructs")
     assert sorted(constructs["name"]) == sorted(construct.name for construct in CONSTRUCTS)
     check_correlations(parent.data.metrics, pooled, constructs)
+    centred = constructs[["activity", "predicted"]] - constructs.groupby("fold")[
+        ["activity", "predicted"]
+    ].transform("mean")
+    within = stats.pearsonr(centred["activity"], centred["predicted"]).statistic
+    assert parent.data.metrics["pearson/constructs_within_folds"] == pytest.approx(within)
     rows = table(store, parent, "comparison").set_index("predictor")
     assert list(rows.index) == ["predicted", "ridge_sites", "ridge_kmers"]
     for end in ("low", "high"):
@@ -182,9 +187,12 @@ def test_baselines_know_all_but_the_held_out_constructs(studies):
     store = studies.store("whole")
     activity = np.array([construct.activity for construct in CONSTRUCTS])
     known = np.array([construct.fold != "1" for construct in CONSTRUCTS])
+    clusters = [construct.cluster for construct in CONSTRUCTS]
     constructs = table(store, store.children["fold 1"], "constructs")
     for name, features in baselines.FEATURES.items():
-        expected = baselines.ridge_predictions(features(CONSTRUCTS), np.where(known, activity, np.nan), known)
+        expected = baselines.ridge_predictions(
+            features(CONSTRUCTS), np.where(known, activity, np.nan), known, clusters
+        )
         np.testing.assert_allclose(constructs[f"ridge_{name}"], expected[~known])
 
 
@@ -375,6 +383,8 @@ def in_this_process(monkeypatch):
         ("--head=single", "--head: found 'single', expected one of single_64_64, single_64_128, multi_64_64"),
         ("--key_size=-3", "--key_size is -3; it must be 1 or more"),
         ("--data=nowhere", "constructs nowhere: cannot be read"),
+        ("--weights_dir=here", "--weights_dir: is for --weights published or tensorhub; found random"),
+        ("--weights=tensorhub --download=true", "--download: is for --weights published; found tensorhub"),
     ],
 )
 def test_bad_options_are_one_line_and_no_run(words, says, tmp_path, monkeypatch, capsys, data):
@@ -418,6 +428,7 @@ def places(tmp_path_factory):
             "--weights {places}/whole --trainable 2",
             "--trainable: found 2; the trunk has 1 transformer blocks",
         ),
+        ("--work_dir {places}/whole/config.json", "config.json/finetune/"),
         ("--trainable 3", "--trainable: found 3; the trunk has 2 transformer blocks"),
         ("--weights {places}/whole --lora_rank 48", "--lora_rank: rank is 48; the smallest projection takes"),
     ],
