@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -25,6 +24,8 @@ from enformer_core.heads import ActivityHeadConfig
 from enformer_core.initial import variable_name
 
 _KINDS = ("Enformer", "ActivityModel")
+# What json and the checks of a configuration raise for a file of something else, and for one nested without end.
+_NO_CONFIG = (ValueError, KeyError, TypeError, RecursionError)
 
 
 def save(folder: Path | str, model: Enformer | ActivityModel) -> None:
@@ -62,13 +63,19 @@ def load(
             raise KeyError(f"model is {kind!r}; it can be {', '.join(_KINDS)}")
         config = EnformerConfig(**(fields if kind == "Enformer" else fields["enformer"]))
         head = ActivityHeadConfig(**fields["activity"]) if kind == "ActivityModel" else None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except _NO_CONFIG as error:
         raise ValueError(f"{folder / 'config.json'}: not the configuration of a model ({error})") from error
+    values = read_arrays(folder / "weights.npz")
     if sequence_length is not None and head is None:
         config = dataclasses.replace(config, sequence_length=sequence_length, target_length=target_length)
-    enformer = Enformer(config)
-    model = enformer if head is None else ActivityModel(enformer, head)
-    assign(model, read_arrays(folder / "weights.npz"), folder / "weights.npz")
+    try:
+        enformer = Enformer(config)
+        model = enformer if head is None else ActivityModel(enformer, head)
+    except (MemoryError, OverflowError, TypeError, ValueError, tf.errors.OpError) as error:
+        raise ValueError(
+            f"{folder / 'config.json'}: no such model can be made ({_first_line(error)})"
+        ) from error
+    assign(model, values, folder / "weights.npz")
     return model
 
 
@@ -92,20 +99,26 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     Raises:
         ValueError: the file is cut short or damaged.
     """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (zipfile.BadZipFile, EOFError, ValueError) as error:
-        raise ValueError(
-            f"{path}: cut short or damaged ({error}); take another copy of this checkpoint"
-        ) from error
+    with path.open("rb") as file:
+        try:
+            loaded = np.load(file, allow_pickle=False)
+            if not isinstance(loaded, Mapping):
+                raise ValueError("one array, and no npz file")
+            found = dict(loaded)
+            if other := [name for name, array in found.items() if not isinstance(array, np.ndarray)]:
+                raise ValueError(f"{other[0]!r} is no array")
+            return found
+        except Exception as error:  # zipfile and NumPy raise a dozen kinds for damaged files
+            raise ValueError(
+                f"{path}: cut short or damaged ({_first_line(error)}); take another copy of this checkpoint"
+            ) from error
 
 
 def assign(model: snt.Module, arrays: Mapping[str, np.ndarray], source: Path | str) -> None:
-    """Sets every variable of a model from arrays by name; nothing may be missing or left over.
+    """Sets every variable of a model from arrays by name, or none; nothing may be missing or left over.
 
     Raises:
-        ValueError: names the first variable that does not fit, and both shapes.
+        ValueError: names the first variable that does not fit, and both shapes, or whose values are no finite numbers.
     """
     assign_variables(model.variables, arrays, source)
 
@@ -122,7 +135,27 @@ def assign_variables(
     if extra := sorted(set(arrays) - set(named)):
         raise ValueError(f"{source}: {extra[0]} {arrays[extra[0]].shape} has no place in the model")
     for name, variable in named.items():
-        variable.assign(arrays[name])
+        check_values(arrays[name], variable.dtype, f"{source}: {name}")
+    for name, variable in named.items():
+        variable.assign(arrays[name].astype(variable.dtype.as_numpy_dtype, copy=False))
+
+
+def check_values(array: np.ndarray, dtype: tf.DType, what: str) -> None:
+    """Refuses values that no variable of a model has: NaN, infinite in `dtype`, or of another kind.
+
+    Raises:
+        ValueError: one line that begins with `what`, the file and the name of the variable.
+    """
+    wanted = np.dtype(dtype.as_numpy_dtype)
+    if not np.can_cast(array.dtype, wanted, "same_kind"):
+        raise ValueError(f"{what} is of {array.dtype}; the model needs {wanted}")
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(array.astype(wanted, copy=False))
+    if not finite.all():
+        raise ValueError(
+            f"{what} has {finite.size - np.count_nonzero(finite)} of {finite.size} values that are NaN or infinite; "
+            "take another copy of these weights, or those of an earlier step"
+        )
 
 
 @contextlib.contextmanager
@@ -145,6 +178,10 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         _sync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [repr(error)])[0][:200]
 
 
 def _sync(path: Path) -> None:

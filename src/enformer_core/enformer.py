@@ -26,7 +26,7 @@ import tensorflow as tf
 from enformer_core import initial
 from enformer_core.attention import MultiHeadAttention, position_basis
 from enformer_core.dna import komlos
-from enformer_core.heads import TrackHead
+from enformer_core.heads import TrackHead, check_whole
 from enformer_core.layers import (
     BatchNorm,
     Conv1D,
@@ -71,6 +71,15 @@ _CHOICES = {
     "values": ("full", "rank1"),
     "pooling": ("softmax", "max"),
 }
+_SIZES_FROM_ONE = (
+    "sequence_length",
+    "channels",
+    "num_heads",
+    "key_size",
+    "divisible_by",
+    "num_position_features",
+)
+_RATES = ("dropout_rate", "attention_dropout_rate", "positional_dropout_rate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,10 +124,20 @@ class EnformerConfig:
     def __post_init__(self):
         for field, choices in _CHOICES.items():
             if getattr(self, field) not in choices:
-                raise ValueError(f"{field} is {getattr(self, field)!r}; it can be {', '.join(choices)}")
-        for field in ("channels", "num_heads", "key_size", "divisible_by", "num_position_features"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} is {getattr(self, field)}; it must be 1 or more")
+                raise ValueError(f"{field} is {getattr(self, field)!r:.80}; it can be {', '.join(choices)}")
+        for field in _SIZES_FROM_ONE:
+            check_whole(field, getattr(self, field))
+        check_whole("num_transformer_layers", self.num_transformer_layers, least=0)
+        if self.target_length is not None:
+            check_whole("target_length", self.target_length)
+        for field in _RATES:
+            rate = getattr(self, field)
+            if type(rate) not in (int, float) or not 0 <= rate < 1:
+                raise ValueError(f"{field} is {rate!r:.80}; it must be a number from 0 to below 1")
+        if not isinstance(self.heads, Mapping) or not all(isinstance(head, str) for head in self.heads):
+            raise ValueError(f"heads is {self.heads!r:.80}; it must be the number of tracks by name of head")
+        for head, tracks in self.heads.items():
+            check_whole(f"the number of tracks of head {head}", tracks)
         if len({head_module_name(head) for head in self.heads}) < len(self.heads):
             raise ValueError(
                 f"heads {', '.join(self.heads)} differ in punctuation only; give them other names"

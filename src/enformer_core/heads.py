@@ -23,6 +23,18 @@ class TrackHead(snt.Module):
         return tf.nn.softplus(self._linear(embedding))
 
 
+def check_whole(name: str, value: object, least: int = 1) -> None:
+    """Refuses a size of a configuration, which may come from a file, that is no whole number or too small.
+
+    Raises:
+        ValueError: one line that names it, what was found and what it takes.
+    """
+    if type(value) is not int:
+        raise ValueError(f"{name} is {value!r:.80}; it must be a whole number, {least} or more")
+    if value < least:
+        raise ValueError(f"{name} is {value}; it must be {least} or more")
+
+
 @dataclasses.dataclass(frozen=True)
 class ActivityHeadConfig:
     """Sizes of an `ActivityHead`.
@@ -39,8 +51,7 @@ class ActivityHeadConfig:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            if getattr(self, field.name) < 1:
-                raise ValueError(f"{field.name} is {getattr(self, field.name)}; it must be 1 or more")
+            check_whole(field.name, getattr(self, field.name))
 
 
 # The three of Ribeiro-dos-Santos and Maurano 2025, doi:10.1101/2025.02.04.636130.

@@ -1,4 +1,5 @@
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -101,3 +102,99 @@ def test_config_of_something_else_is_refused(trained):
     (trained[1] / "config.json").write_text('{"layers": 3}')
     with pytest.raises(ValueError, match="not the configuration of a model"):
         checkpoints.load(trained[1])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "3", "[]", '{"model": "Enformer", "config": 3}', '{"model": ["Enformer"], "config": {}}']
+    + ['{"model": "ActivityModel", "config": {"enformer": {}, "activity": 3}}', '{"model": "Enformer"}']
+    + ["[" * 100_000, '{"model": "Enformer", "config": {"heads": {"human": ' + "9" * 5_000 + "}}}"]
+    + ['{"model": "Enformer", "config": {"depth": 3}}'],
+)
+def test_a_config_of_any_json_is_one_line(trained, text):
+    (trained[1] / "config.json").write_text(text)
+    with pytest.raises(
+        ValueError, match=r"^[^\n]*config\.json: not the configuration of a model \([^\n]*\)$"
+    ):
+        checkpoints.load(trained[1])
+
+
+def test_a_config_that_is_not_text_is_one_line(trained):
+    (trained[1] / "config.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match=r"config\.json: not the configuration of a model \(.*utf-8"):
+        checkpoints.load(trained[1])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [("heads", {"human": -3}, "the number of tracks of head human is -3; it must be 1 or more"),
+     ("heads", ["human"], r"heads is \['human'\]; it must be the number of tracks by name of head"),
+     ("channels", 96.0, r"channels is 96\.0; it must be a whole number, 1 or more"),
+     ("sequence_length", "2048" * 100, "sequence_length is '20482048[0-9]{71}; it must be a whole number")],
+)  # fmt: skip
+def test_a_config_of_wrong_values_is_one_line(trained, field, value, said):
+    document = json.loads((trained[1] / "config.json").read_text())
+    document["config"][field] = value
+    (trained[1] / "config.json").write_text(json.dumps(document))
+    with pytest.raises(
+        ValueError, match=rf"config\.json: not the configuration of a model \({said}[^\n]*\)$"
+    ):
+        checkpoints.load(trained[1])
+
+
+@pytest.mark.parametrize("size", [10**12, 10**30])
+def test_a_config_too_large_to_be_made_is_one_line(trained, size):
+    document = json.loads((trained[1] / "config.json").read_text())
+    document["config"]["key_size"] = size
+    (trained[1] / "config.json").write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"^[^\n]*config\.json: no such model can be made \([^\n]*\)$"):
+        checkpoints.load(trained[1])
+
+
+def test_other_files_under_the_name_of_weights_are_one_line(trained):
+    path = trained[1] / "weights.npz"
+    np.save(path.with_suffix(".npy"), np.ones(3))
+    array = path.with_suffix(".npy").read_bytes()
+    with zipfile.ZipFile(trained[1] / "text.npz", "w") as archive:
+        archive.writestr("a.txt", "text")
+    text = (trained[1] / "text.npz").read_bytes()
+    unclosed = array.replace(b"}", b" ")
+    for content in (array, text, unclosed, b"\x93NUMPY", b"PK", b"text"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"^[^\n]*weights\.npz: cut short or damaged \([^\n]*\); take"):
+            checkpoints.load(trained[1])
+
+
+def changed(folder, name, array):
+    """Writes the weights of a checkpoint with another array."""
+    arrays = checkpoints.read_arrays(folder / "weights.npz")
+    assert name in arrays
+    np.savez(folder / "weights.npz", **{**arrays, name: array})
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [([0, np.nan, np.inf], "has 2 of 3 values that are NaN or infinite; take"),
+     ([0, 1, -np.inf], "has 1 of 3 values that are NaN or infinite"),
+     ([0, 1, 1e300], "has 1 of 3 values that are NaN or infinite"),  # beyond float32
+     ([0, 1, 2j], "is of complex128; the model needs float32"),
+     (["a", "b", "c"], "is of <U1; the model needs float32")],
+)  # fmt: skip
+def test_values_that_no_weights_have_name_the_variable_and_set_nothing(trained, values, said):
+    model, folder = trained
+    before = checkpoints.digest(model.variables)
+    changed(folder, "enformer/head_human/linear/b", np.array(values))
+    changed(folder, "enformer/stem/conv/b", np.ones(24, np.float32))
+    with pytest.raises(ValueError, match=rf"weights\.npz: enformer/head_human/linear/b {said}"):
+        checkpoints.load(folder)
+    arrays = checkpoints.read_arrays(folder / "weights.npz")
+    with pytest.raises(ValueError, match="head_human/linear/b"):
+        checkpoints.assign(model, arrays, "here")
+    assert checkpoints.digest(model.variables) == before
+
+
+def test_weights_of_another_precision_are_converted(trained):
+    changed(trained[1], "enformer/head_human/linear/b", np.array([0.5, 1, 2]))
+    head = checkpoints.load(trained[1]).heads["human"]
+    bias = next(variable for variable in head.variables if variable.name.endswith("b:0"))
+    np.testing.assert_array_equal(bias, np.float32([0.5, 1, 2]))

@@ -60,3 +60,11 @@ def test_gradients_of_a_stored_embedding_are_not_computed():
 def test_sizes_are_positive(field):
     with pytest.raises(ValueError, match=f"{field} is 0; it must be 1 or more"):
         ActivityHeadConfig(**{field: 0})
+
+
+@pytest.mark.parametrize("field", ["num_heads", "key_size", "value_size"])
+@pytest.mark.parametrize("value", [2.0, "2", True, None, [2]])
+def test_sizes_are_whole_numbers(field, value):
+    with pytest.raises(ValueError) as caught:
+        ActivityHeadConfig(**{field: value})
+    assert str(caught.value) == f"{field} is {value!r}; it must be a whole number, 1 or more"
