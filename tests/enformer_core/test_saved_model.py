@@ -2,9 +2,11 @@ import numpy as np
 import tensorflow as tf
 
 from enformer_core import initial
+from enformer_core.activity import ActivityModel
 from enformer_core.enformer import Enformer, variant
+from enformer_core.heads import ActivityHeadConfig
 from enformer_core.saved_model import Predictor
-from toys import toy_config, toy_sequence
+from toys import toy_config, toy_model, toy_sequence
 
 
 def test_loaded_model_takes_one_hot_whatever_the_variant(tmp_path):
@@ -33,6 +35,17 @@ def test_one_head_answers_with_one_tensor_and_follows_new_weights(tmp_path):
     loaded = tf.saved_model.load(str(tmp_path / "one"))
     np.testing.assert_allclose(loaded(x), expected, rtol=1e-4, atol=1e-6)
     assert list(loaded.signatures["serving_default"].structured_outputs) == ["human"]
+
+
+def test_an_activity_model_answers_with_one_number_for_each_sequence(tmp_path):
+    model, x = ActivityModel(toy_model(), ActivityHeadConfig(1, 4, 4)), toy_sequence(batch=2)
+    predictor, expected = Predictor(model), model(x, is_training=False)["activity"]
+    assert expected.shape == (2, 1)
+    predictor.save(tmp_path / "model")
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    served = loaded.signatures["serving_default"](sequence=x)
+    for answer in (predictor.predict(x, "activity"), loaded(x), served["activity"]):
+        np.testing.assert_allclose(answer, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_loaded_model_has_gradients(tmp_path):
