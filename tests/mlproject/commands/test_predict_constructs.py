@@ -179,11 +179,9 @@ def stopped_after_five(places, predictor, capsys):
 @pytest.mark.parametrize(
     ("damage", "kept"),
     [
-        (lambda content: content, 5),
         (lambda content: content + b'{"index": 5, "predicted": [0.1, 0.', 5),  # killed while it wrote
         (lambda content: content[:-1], 4),
         (lambda content: content[:20], 0),
-        (lambda content: b"", 0),
     ],
 )
 def test_an_unfinished_prediction_goes_on_to_the_same_table(folder, places, predictor, capsys, damage, kept):
