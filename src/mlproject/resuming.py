@@ -4,11 +4,12 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import tensorflow as tf
@@ -26,11 +27,18 @@ def fingerprint(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+_MOST_TRIES = 100  # there are file systems on which an open file never is the one of its name
+
+
 @contextlib.contextmanager
 def only_one(path: Path) -> Iterator[None]:
     """Keeps other processes on this machine out of the same work while the block runs.
 
-    The system lets go of the lock however this process ends, so a kill leaves nothing to clean up.
+    The system lets go of the lock however this process ends. At the end of the block the file is removed, and the
+    folder beside it, `NAME` for `NAME.lock`, where that is empty; what a kill leaves of them is in nobody's way.
+
+    Args:
+        path: of the lock, which is made.
 
     Raises:
         InputError: another process holds it, or it cannot be written.
@@ -38,12 +46,38 @@ def only_one(path: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with explained(f"{path}: cannot be written", (OSError,)):
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(path.open("w"))
+            lock = stack.enter_context(_locked(path))
+            for _ in range(_MOST_TRIES):
+                if _is_open_as(lock, path):
+                    break
+                lock.close()  # its holder removed the file after it was opened here
+                lock = stack.enter_context(_locked(path))
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{path}: another process is at this work; wait for it, or stop it") from None
-        yield
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                if _is_open_as(lock, path):
+                    with contextlib.suppress(OSError):
+                        path.with_suffix("").rmdir()
+                    path.unlink()
+
+
+def _locked(path: Path) -> IO[str]:
+    lock = path.open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise InputError(f"{path}: another process is at this work; wait for it, or stop it") from None
+    return lock
+
+
+def _is_open_as(file: IO[str], path: Path) -> bool:
+    """Whether an open file still has this name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 class StepCheckpoints:

@@ -1,5 +1,9 @@
+import contextlib
+import fcntl
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +41,71 @@ def test_work_that_cannot_be_locked_is_one_line(tmp_path):
     ):
         raise AssertionError
     assert "\n" not in str(caught.value)
+
+
+def test_the_end_of_the_work_leaves_no_lock_and_no_empty_folder(tmp_path):
+    path = tmp_path / "work" / "study.lock"
+    with only_one(path):
+        (tmp_path / "work" / "study").mkdir()
+        assert path.exists()
+    assert not list((tmp_path / "work").iterdir())
+    with pytest.raises(RuntimeError), only_one(path):
+        (tmp_path / "work" / "study" / "fold").mkdir(parents=True)
+        raise RuntimeError
+    assert [found.name for found in (tmp_path / "work").rglob("*")] == ["study", "fold"]
+
+
+def test_a_lock_that_its_holder_removes_meanwhile_keeps_nobody_out(tmp_path, monkeypatch):
+    path, lock_file = tmp_path / "grid.lock", fcntl.flock
+    tries = []
+
+    def flock(file, how):
+        tries.append(file)
+        if len(tries) < 3:  # the holder ends between our opening of the file and our asking for it
+            path.unlink()
+        lock_file(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with only_one(path):
+        assert len(tries) == 3 and path.exists()
+        with pytest.raises(InputError, match="another process is at this work"), only_one(path):
+            pass
+    assert not path.exists()
+
+
+def test_a_lock_of_others_is_not_removed(tmp_path):
+    path = tmp_path / "grid.lock"
+    with only_one(path):
+        path.rename(tmp_path / "elsewhere")  # as a user may
+        path.touch()
+    assert path.exists()
+
+
+def test_without_inodes_of_their_own_locks_are_kept(tmp_path, monkeypatch):
+    path = tmp_path / "grid.lock"
+    monkeypatch.setattr(os.path, "samestat", lambda *_: False)
+    with only_one(path), pytest.raises(InputError, match="another process"), only_one(path):
+        pass
+    assert path.exists()
+
+
+def test_of_many_at_once_one_works(tmp_path):
+    inside, most, done = [], [], []
+
+    def work():
+        while len(done) < 200:
+            with contextlib.suppress(InputError), only_one(tmp_path / "grid.lock"):
+                inside.append(1)
+                most.append(len(inside))
+                inside.pop()
+                done.append(1)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(most) == {1} and not list(tmp_path.iterdir())
 
 
 @pytest.fixture
