@@ -11,9 +11,10 @@ from urllib.parse import quote
 
 import google_crc32c
 import requests
+from requests.adapters import HTTPAdapter, Retry
 from tqdm import tqdm
 
-from mlproject.data.files import locked, sync
+from mlproject.data.files import locked, sync, write_whole
 from mlproject.errors import InputError
 
 ENDPOINT = "https://storage.googleapis.com"
@@ -27,6 +28,8 @@ _CHECKSUMS = ("md5Hash", "crc32c")
 _TIMEOUT = (10, 60)  # seconds to connect, and between two pieces
 _PAUSE = 1.0  # seconds, and that much longer each time
 _TRIES = 5  # that get no further
+_BUSY = (429, 500, 502, 503, 504)  # what a server answers that may know better a little later
+_WHOLE = "whole"  # the size and path of every file, a line each; written last
 _PIECE = 1 << 20
 _CUT = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 
@@ -45,7 +48,8 @@ def fetch_published(folder: Path) -> Path:
     """The folder of the published checkpoint, `folder` or one in it; files that are missing are downloaded.
 
     A file is `NAME.part` until it is whole and has the size and the checksums that the bucket lists. What an earlier
-    call has left of it is gone on with. Two processes that want the same folder work one after the other.
+    call has left of it is gone on with; a file that is not as listed is fetched again. Two processes that want the same
+    folder work one after the other. Of a folder that `is_whole` the bucket is not asked.
 
     Raises:
         InputError: no network, a file that is not what the bucket lists, or a folder that cannot be written.
@@ -53,20 +57,49 @@ def fetch_published(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder), requests.Session() as session:
-            listed = list(_list(session))
-            missing = [file for file in listed if not (folder / file.path).is_file()]
-            if missing:
-                size = sum(file.size for file in missing) / 1e6
-                print(f"{folder}: fetching {size:.0f} MB from gs://{BUCKET}/{PREFIX}", flush=True)
-            for file in missing:
-                _fetch(session, file, folder / file.path)
+            if not is_whole(folder):
+                _fetch_all(session, folder)
     except requests.RequestException as error:  # which is an OSError too
         raise InputError(
             f"{ENDPOINT}: the published weights cannot be fetched ({_reason(error)}); {BY_HAND}"
         ) from error
     except OSError as error:
         raise InputError(f"{folder}: the published weights cannot be written ({error})") from error
-    return next((folder / file.path).parent for file in listed if file.path.endswith(".index"))
+    return min(folder.rglob("*.index")).parent
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether `fetch_published` has finished with this folder, and every file is there in its size."""
+    try:
+        lines = (folder / _WHOLE).read_text(encoding="utf-8").splitlines()
+        sizes = {path: int(size) for size, _, path in (line.partition(" ") for line in lines)}
+        there = all((folder / path).stat().st_size == size for path, size in sizes.items())
+        return there and any(path.endswith(".index") for path in sizes)
+    except (OSError, ValueError):
+        return False
+
+
+def _fetch_all(session: requests.Session, folder: Path) -> None:
+    """Downloads what is missing, and says that nothing is."""
+    retry = Retry(
+        _TRIES - 1,
+        connect=0,
+        read=0,
+        status_forcelist=_BUSY,
+        backoff_factor=_PAUSE,
+        respect_retry_after_header=False,  # which may ask for hours
+        raise_on_status=False,
+    )
+    session.mount(ENDPOINT, HTTPAdapter(max_retries=retry))
+    listed = list(_list(session))
+    missing = [file for file in listed if _difference(file, folder / file.path)]
+    if missing:
+        size = sum(file.size for file in missing) / 1e6
+        print(f"{folder}: fetching {size:.0f} MB from gs://{BUCKET}/{PREFIX}", flush=True)
+    for file in missing:
+        _fetch(session, file, folder / file.path)
+    write_whole(folder / _WHOLE, "".join(f"{file.size} {file.path}\n" for file in listed))
+    sync(folder)
 
 
 def _reason(error: BaseException) -> str:
@@ -101,6 +134,11 @@ def _listed(item: dict[str, Any]) -> Listed:
     if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
         raise ValueError(f"{path} is outside of the folder")
     checksums = {name: str(item[name]) for name in _CHECKSUMS if name in item}
+    if not checksums and path and not path.endswith("/"):
+        raise InputError(
+            f"{ENDPOINT}: the bucket lists {item['name']} with neither {' nor '.join(_CHECKSUMS)}, so that nobody can "
+            f"tell whether it is whole; {BY_HAND}"
+        )
     return Listed(item["name"], path, int(item["size"]), str(item["generation"]), checksums)
 
 
@@ -121,7 +159,11 @@ def _fetch(session: requests.Session, file: Listed, target: Path) -> None:
             if tries == _TRIES:
                 raise error
             time.sleep(tries * _PAUSE)
-    _check(file, part)
+    if different := _difference(file, part):
+        part.unlink()
+        raise InputError(
+            f"{part}: {different} in the listing of the bucket; it is removed, and the same command fetches it again"
+        )
     sync(part)
     os.replace(part, target)
     sync(target.parent)
@@ -149,26 +191,21 @@ def _go_on(session: requests.Session, file: Listed, part: Path, bar: tqdm) -> No
                     return
 
 
-def _check(file: Listed, part: Path) -> None:
-    """InputError, and the part is removed, where it is not what the bucket lists."""
+def _difference(file: Listed, path: Path) -> str:
+    """How a file differs from what the bucket lists, such as "its size is 3, and 5"; empty where it does not."""
+    if not path.is_file():
+        return "is not there, and it is"
+    if (size := path.stat().st_size) != file.size:
+        return f"its size is {size}, and {file.size}"
     found: dict[str, Any] = {
         "md5Hash": hashlib.md5(usedforsecurity=False),
         "crc32c": google_crc32c.Checksum(),
     }
-    size = 0
-    with part.open("rb") as content:
+    with path.open("rb") as content:
         while piece := content.read(_PIECE):
-            size += len(piece)
             for checksum in found.values():
                 checksum.update(piece)
-    pairs = {
-        name: (base64.b64encode(found[name].digest()).decode(), file.checksums[name])
-        for name in file.checksums
-    }
-    for name, (is_, listed) in {"size": (str(size), str(file.size)), **pairs}.items():
-        if is_ != listed:
-            part.unlink()
-            raise InputError(
-                f"{part}: its {name} is {is_}, and {listed} in the listing of the bucket; it is removed, and the same "
-                "command fetches it again"
-            )
+    for name, listed in file.checksums.items():
+        if (is_ := base64.b64encode(found[name].digest()).decode()) != listed:
+            return f"its {name} is {is_}, and {listed}"
+    return ""

@@ -34,6 +34,8 @@ class Bucket(http.server.ThreadingHTTPServer):
         self.ranges = True
         self.cut: int | None = None  # bytes after which a connection is closed
         self.asked: list[tuple[str, str | None]] = []  # file and Range
+        self.busy: list[int] = []  # what the next answers are, before it answers again
+        self.requests = 0
 
 
 def describe(name, content):
@@ -51,6 +53,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     server: Bucket
 
     def do_GET(self):
+        self.server.requests += 1
+        if self.server.busy:
+            self.answer(self.server.busy.pop(0), b"", {"Retry-After": 3600})
+            return
         address = urlparse(self.path)
         query = {name: words[0] for name, words in parse_qs(address.query).items()}
         _, _, name = address.path.partition("/storage/v1/b/dm-enformer/o")
@@ -104,16 +110,97 @@ def bucket(monkeypatch):
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """The files of a folder, without what says that it is whole."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "whole"}
 
 
 def test_the_whole(bucket, tmp_path, capsys):
     assert download.fetch_published(tmp_path / "new" / "published") == tmp_path / "new" / "published"
     assert contents(tmp_path / "new" / "published") == FILES
     assert f"published: fetching 0 MB from gs://dm-enformer/{PREFIX}" in capsys.readouterr().out
-    bucket.asked.clear()
-    download.fetch_published(tmp_path / "new" / "published")
-    assert not bucket.asked and not capsys.readouterr().out
+    assert download.is_whole(tmp_path / "new" / "published")
+    before = bucket.requests
+    assert download.fetch_published(tmp_path / "new" / "published") == tmp_path / "new" / "published"
+    assert bucket.requests == before and not capsys.readouterr().out
+
+
+def test_a_folder_is_whole_when_the_last_file_is_there(bucket, tmp_path):
+    whole, send = [], Handler.send_file
+
+    def ask_and_send(handler, name):
+        whole.append(download.is_whole(tmp_path))
+        send(handler, name)
+
+    assert not download.is_whole(tmp_path) and not download.is_whole(tmp_path / "absent")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Handler, "send_file", ask_and_send)
+        download.fetch_published(tmp_path)
+    assert len(whole) == 3 and not any(whole) and download.is_whole(tmp_path)  # nobody asks for an empty file
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / DATA).unlink(),
+        lambda folder: (folder / DATA).write_bytes(FILES[DATA][:-1]),
+        lambda folder: (folder / "enformer-1.index").unlink(),
+        lambda folder: (folder / "whole").unlink(),
+        lambda folder: (folder / "whole").write_bytes(b"\xff"),
+        lambda folder: (folder / "whole").write_text(""),
+        lambda folder: (folder / "whole").write_text("many checkpoint\n"),
+    ],
+)
+def test_what_is_no_longer_whole_is_fetched_again(bucket, tmp_path, damage):
+    download.fetch_published(tmp_path)
+    damage(tmp_path)
+    assert not download.is_whole(tmp_path)
+    download.fetch_published(tmp_path)
+    assert download.is_whole(tmp_path) and contents(tmp_path) == FILES
+
+
+def test_files_that_others_have_put_there_are_checked(bucket, tmp_path):
+    for name, content in FILES.items():
+        (tmp_path / name).write_bytes(content if name != DATA else content[:-1] + b"?")
+    download.fetch_published(tmp_path)
+    assert contents(tmp_path) == FILES and {name for name, _ in bucket.asked} == {DATA}
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_server_that_is_busy_is_asked_again(bucket, tmp_path, status):
+    bucket.busy = [status] * 4  # of the listing
+    download.fetch_published(tmp_path)
+    assert contents(tmp_path) == FILES
+
+
+def test_a_server_that_is_busy_with_a_file_is_asked_again(bucket, tmp_path, monkeypatch):
+    send, left = Handler.send_file, [503, 429, 502, 504]
+
+    def busy(handler, name):
+        if name == DATA and left:
+            handler.answer(left.pop(), b"", {})
+        else:
+            send(handler, name)
+
+    monkeypatch.setattr(Handler, "send_file", busy)
+    download.fetch_published(tmp_path)
+    assert contents(tmp_path) == FILES and not left
+
+
+def test_a_server_that_stays_busy_is_one_line(bucket, tmp_path):
+    bucket.busy = [503] * 100
+    said = r"^http://127[^\n]*: the published weights cannot be fetched \(503 Server Error[^\n]*\); `gsutil"
+    with pytest.raises(InputError, match=said):
+        download.fetch_published(tmp_path)
+    assert bucket.requests == 5 and not contents(tmp_path)
+
+
+def test_a_file_without_a_checksum_is_refused(bucket, tmp_path):
+    for name in ("md5Hash", "crc32c"):
+        bucket.listed[1].pop(name)
+    said = rf"^http://127[^\n]*: the bucket lists {PREFIX}{DATA} with neither md5Hash nor crc32c, so [^\n]*`gsutil"
+    with pytest.raises(InputError, match=said):
+        download.fetch_published(tmp_path)
+    assert not contents(tmp_path) and not download.is_whole(tmp_path)
 
 
 def test_a_part_is_gone_on_with(bucket, tmp_path):
@@ -162,8 +249,7 @@ def test_what_is_not_as_listed_is_removed(bucket, tmp_path, kind):
     content = FILES[DATA][:-1] + b"?" if kind != "size" else FILES[DATA] + b"more" * 100
     bucket.files[DATA] = content
     for item in bucket.listed:
-        for other in {"md5Hash", "crc32c"} - {kind}:
-            item.pop(other)
+        item.pop("md5Hash" if kind == "crc32c" else "crc32c")
     said = rf"{DATA}\.part: its {kind} is [^\n]* in the listing of the bucket; it is removed, and the same"
     with pytest.raises(InputError, match=said):
         download.fetch_published(tmp_path)
