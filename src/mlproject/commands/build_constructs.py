@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlproject.data import demo_constructs, placement
+from mlproject.data.construct_windows import plan_folds
 from mlproject.data.constructs import FILE
+from mlproject.data.genome import name_some
 from mlproject.data.placement import SUMMARY, Inputs, SplitBy, WithoutSequence, build
 from mlproject.errors import InputError
 
@@ -32,7 +34,7 @@ class Options:
     locus: str = ""
     """What a payload takes the place of: chrom:start-end, 0-based; start > end is the reverse strand."""
     length: int = 28_880
-    """Length of a construct in bp: flanks fill it up, a longer payload is trimmed at both ends."""
+    """Length of a construct in bp, up to 1,048,576: flanks fill it up, a longer payload is trimmed at both ends."""
     value_column: str = "activity"
     """The column of the table that a model is to predict."""
     group_column: str = ""
@@ -44,7 +46,7 @@ class Options:
     fold_ratios: tuple[str, ...] = demo_constructs.FOLD_RATIOS
     """Parts of the constructs for train, valid and test, as far as whole clusters allow."""
     num_folds: int = 0
-    """Folds of one size for cross-validation, named 0, 1, ..., instead of fold_ratios. 0: none."""
+    """Folds of one size for cross-validation, named 0, 1, ..., instead of fold_ratios; 3 or more. 0: none."""
     deletions: tuple[str, ...] = ()
     """Payloads of the table that are the locus with nothing in its place."""
     without_sequence: WithoutSequence = "refuse"
@@ -69,6 +71,10 @@ def run(options: Options, run: "Run") -> int:
     counted = build(inputs)
     print(f"{inputs.final}: is already there, nothing to do." if there else f"{inputs.final}: done.")
     print(summary(counted))
+    try:
+        plan_folds(inputs.constructs)
+    except InputError as error:
+        print(f"finetune will refuse these constructs: {error}")
     numbers: dict[str, float] = {"constructs": counted["constructs"]}
     for fold, held in counted["folds"].items():
         numbers |= {f"constructs/{fold}": held["constructs"], f"shared_kmers/{fold}": held["shared_mean"]}
@@ -86,6 +92,12 @@ def run(options: Options, run: "Run") -> int:
 
 def _inputs(options: Options) -> Inputs:
     """The checked inputs of the build; those of the demo are made at their first use."""
+    if options.num_folds and options.fold_ratios != Options.fold_ratios:
+        raise InputError("fold_ratios and num_folds are both given; give one of them.")
+    if options.split_by != "similarity" and options.similarity != Options.similarity:
+        raise InputError(
+            f"similarity is given with split_by {options.split_by}; leave it out, or set split_by to similarity."
+        )
     needed = {name: getattr(options, name) for name in ("table", "payloads", "reference", "locus")}
     absent = [name for name, word in needed.items() if not word]
     sites = options.sites
@@ -147,7 +159,7 @@ def summary(counted: dict[str, Any]) -> str:
         f"sites            {kept}, of {sites['given']} given and {sites['found']} found by their sequence",
     ]
     if sites["outside"]:
-        lines.append(f"off constructs   {len(sites['outside'])} sites: {_few(sites['outside'])}")
+        lines.append(f"off constructs   sites {name_some(sites['outside'], _MOST_NAMES)}")
     if placed["same_sequence"]:
         lines.append(f"same sequence    {placed['same_sequence']} with the sequence of an earlier construct")
     if payloads["letters_made_n"]:
@@ -173,8 +185,4 @@ def summary(counted: dict[str, Any]) -> str:
 
 
 def _named(what: str, names: list[str]) -> str:
-    return f"; {what} {len(names)} ({_few(names)})" if names else ""
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:_MOST_NAMES]) + (", ..." if len(names) > _MOST_NAMES else "")
+    return f"; {what}: {name_some(names, _MOST_NAMES)}" if names else ""

@@ -19,7 +19,9 @@ from mlproject.errors import InputError
 FILE = "constructs.tsv"
 COLUMNS = ("index", "name", "group", "fold", "activity", "annotation", "sequence", "cluster")
 _FILLED = ("name", "group", "fold", "cluster")
+_LARGEST = float(np.finfo(np.float32).max)
 _OTHER_LETTER = re.compile("[^ACGTN]")
+_FOLD = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")  # it becomes part of the name of a folder
 _SITE = re.compile(r"(.+):([0-9]{1,18})-([0-9]{1,18})")
 
 
@@ -50,7 +52,7 @@ class Construct(NamedTuple):
 def read_constructs(path: str | os.PathLike) -> list[Construct]:
     """The constructs of a table, in file order, all of one length.
 
-    Lower case is accepted and upper-cased; without a column `cluster`, a group is a cluster.
+    Lower case is accepted and upper-cased. Without a column `cluster` a group is a cluster, but may be in many folds.
 
     Args:
       path: the folder that `build_constructs` made, or a table like the one in it.
@@ -62,6 +64,7 @@ def read_constructs(path: str | os.PathLike) -> list[Construct]:
     path = path / FILE if path.is_dir() else path
     constructs: list[Construct] = []
     lines_of: dict[tuple[str, int | str], int] = {}  # where an index or a name was first
+    folds: dict[str, tuple[int, str]] = {}  # where a cluster was first, and its fold there
     for line, words in read_rows(path, "constructs", COLUMNS[:-1]):
         where = f"constructs {path}, line {line}"
         construct = _construct(words, where)
@@ -70,6 +73,12 @@ def read_constructs(path: str | os.PathLike) -> list[Construct]:
             first = lines_of.setdefault((field, value), line)
             if first != line:
                 raise InputError(f"{where}: {field} {value!r} is that of line {first} too; expected its own.")
+        first, fold = folds.setdefault(construct.cluster, (line, construct.fold))
+        if "cluster" in words and fold != construct.fold:
+            raise InputError(
+                f"{where}: cluster {construct.cluster!r} is in fold {construct.fold}, on line {first} it is in fold "
+                f"{fold}; expected a cluster in one fold, or related constructs are trained on and held out."
+            )
         length = len(constructs[0].sequence) if constructs else len(construct.sequence)
         if len(construct.sequence) != length:
             raise InputError(
@@ -85,6 +94,11 @@ def _construct(fields: dict[str, str], where: str) -> Construct:
     for field in _FILLED:
         if not fields[field]:
             raise InputError(f"{where}: {field} is empty.")
+    if not _FOLD.fullmatch(fields["fold"]):
+        raise InputError(
+            f"{where}: fold is {fields['fold'][:80]!r}, expected up to 64 letters, digits, '_', '-' and '.', "
+            "and no '.' at the start."
+        )
     sequence = fields["sequence"].upper()
     if not sequence:
         raise InputError(f"{where}: sequence is empty.")
@@ -99,10 +113,24 @@ def _construct(fields: dict[str, str], where: str) -> Construct:
         group=fields["group"],
         cluster=fields["cluster"],
         fold=fields["fold"],
-        activity=number(fields["activity"], where, "activity"),
+        activity=measurement(fields["activity"], where, "activity"),
         sites=_sites(fields["annotation"], len(sequence), where),
         sequence=sequence,
     )
+
+
+def measurement(word: str, where: str, name: str) -> float:
+    """The number that `word` is, which float32 can hold.
+
+    Raises:
+      InputError: it is none, not finite, or too large for float32, in which models compute.
+    """
+    value = number(word, where, name)
+    if abs(value) > _LARGEST:
+        raise InputError(
+            f"{where}: {name} is {word.strip()[:40]}, expected at most {_LARGEST:.3g} (float32)."
+        )
+    return value
 
 
 def _sites(annotation: str, length: int, where: str) -> tuple[Site, ...]:
@@ -149,10 +177,12 @@ def sample_offsets(
       name: of the construct.
 
     Raises:
-      InputError: no window fits, or `samples` or `stride` is none.
+      InputError: no window fits, or `samples` or `stride` is none, or the stride is longer than the construct.
     """
     if stride < 1:
         raise InputError(f"stride is {stride}, expected 1 or more.")
+    if stride > max(length, 1):
+        raise InputError(f"stride is {stride}, expected at most {length}, the bp of construct {name}.")
     if not samples > 0 or (samples >= 1 and samples % 1):
         raise InputError(f"samples is {samples:g}, expected a whole number, or a share between 0 and 1.")
     if not 1 <= window <= length:

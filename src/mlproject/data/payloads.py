@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from mlproject.data.constructs import Site
-from mlproject.data.files import number, read_lines, read_rows
+from mlproject.data.constructs import Site, measurement
+from mlproject.data.files import read_lines, read_rows
 from mlproject.data.genome import Genome, Interval, name_some, read_bed
 from mlproject.errors import InputError
 
@@ -71,8 +71,8 @@ def read_activities(path: str | os.PathLike, value_column: str, group_column: st
       group_column: the column of groups; empty for `groups` or else `group`.
 
     Raises:
-      InputError: a column is missing, a value is not a number, a name or group is empty, a payload is in two
-        groups, or two names differ in `~` and `_` only; names the line.
+      InputError: a column is missing, a value is not a number or beyond float32, a name or group is empty, a payload
+        is in two groups, or two names differ in `~` and `_` only; names the line.
     """
     rows = read_rows(path, "table", [NAME, value_column, *filter(None, [group_column])])
     header = rows[0][1]
@@ -105,7 +105,7 @@ def read_activities(path: str | os.PathLike, value_column: str, group_column: st
         own = values.setdefault(plain(name), [])
         absent = [column for column in numeric if words[column].lower() in ABSENT]
         measured = {
-            column: number(words[column], where, column) for column in numeric if column not in absent
+            column: measurement(words[column], where, column) for column in numeric if column not in absent
         }
         if absent:
             without_value += 1

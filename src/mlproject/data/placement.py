@@ -34,6 +34,8 @@ from mlproject.errors import InputError
 from mlproject.options import nearest
 
 SUMMARY = "summary.json"
+LONGEST = 2**20  # bp; the longest input of a published model is 393,216
+FEWEST_FOLDS = 3  # of cross-validation: one to hold out, one to validate on, the rest to train on
 
 SplitBy = Literal["group", "similarity", "construct"]
 WithoutSequence = Literal["refuse", "drop"]
@@ -124,11 +126,11 @@ def check(
       sites: BED of sites on payloads, or None.
       reference: FASTA in which the locus is.
       locus: what a payload takes the place of, `chrom:start-end`; start > end is the reverse strand.
-      length: of a construct in bp.
+      length: of a construct in bp, at most `LONGEST`.
       split_by: what is kept in one fold: groups, clusters of similar payloads, or only each construct itself.
       similarity: of a cluster, mean Jaccard similarity of 31-mers.
       fold_ratios: words such as train=8, with the names of `SUBSETS`.
-      num_folds: 2 or more: as many folds of one size, named 0, 1, ..., instead.
+      num_folds: `FEWEST_FOLDS` or more: as many folds of one size, named 0, 1, ..., instead.
       deletions: payloads that are the locus with nothing in its place.
       without_sequence: of payloads that are neither in the FASTA nor in `deletions`.
       find_sites: search the annotated sites in payloads on which the BED has none.
@@ -141,13 +143,18 @@ def check(
     final = Path(output)
     if not final.name:
         raise InputError(f"output is {str(output)!r}, expected the folder of the constructs.")
-    if length < 1:
-        raise InputError(f"length is {length}, expected 1 or more.")
+    if not 1 <= length <= LONGEST:
+        raise InputError(f"length is {length}, expected 1 to {LONGEST} bp, which is more than models take.")
     if seed < 0:
         raise InputError(f"seed is {seed}, expected 0 or more.")
     if not 0 < similarity <= 1:
         raise InputError(f"similarity is {similarity:g}, expected above 0 and at most 1.")
-    ratios = _ratios(fold_ratios, num_folds)
+    if num_folds and num_folds < FEWEST_FOLDS:
+        raise InputError(
+            f"num_folds is {num_folds}, expected {FEWEST_FOLDS} or more (one to hold out, one to validate on, the rest "
+            "to train on), or 0 for fold_ratios."
+        )
+    ratios = _ratios(fold_ratios)
     activities = read_activities(table, value_column, group_column)
     sequences, letters_made_n = read_sequences(payloads)
     deleted = _deletions(deletions, activities.payloads, sequences, table, payloads)
@@ -165,13 +172,21 @@ def check(
     unannotated = [key for key in built if key in sequences and key not in given]
     found = search_sites(sequences, given, unannotated) if find_sites else {}
     genome = Genome(reference, work_dir)
-    flanks = read_flanks(genome, read_locus(locus, genome), length)
+    room = length - min(len(sequences.get(key, "")) for key in built)  # that the shortest payload leaves
+    flanks = read_flanks(genome, read_locus(locus, genome), max(room + 1, 0) // 2)
     genome.close()
     placed = {
         key: place(sequences.get(key, ""), given.get(key, found.get(key, ())), flanks, length)
         for key in built
     }
     of = _clusters(built, sequences, split_by, similarity)
+    if num_folds > (most := len(set(of))):
+        raise InputError(
+            f"num_folds is {num_folds}, and the {len(built)} constructs are in {most} clusters (split_by {split_by}), "
+            "which stay whole; ask for fewer folds, or split finer."
+        )
+    if num_folds:
+        ratios = {str(fold): 1.0 for fold in range(num_folds)}
     constructs = [
         Construct(
             index, one.name, one.group, cluster, fold, one.activity, placed[key].sites, placed[key].sequence
@@ -236,11 +251,7 @@ def build(inputs: Inputs) -> dict[str, Any]:
     return summary
 
 
-def _ratios(words: Sequence[str], num_folds: int) -> dict[str, float]:
-    if num_folds:
-        if num_folds < 2:
-            raise InputError(f"num_folds is {num_folds}, expected 2 or more, or 0 for fold_ratios.")
-        return {str(fold): 1.0 for fold in range(num_folds)}
+def _ratios(words: Sequence[str]) -> dict[str, float]:
     ratios: dict[str, float] = {}
     for word in words:
         name, _, ratio = word.partition("=")

@@ -16,7 +16,9 @@ def write(path, text):
 def test_a_written_table_reads_back(tmp_path):
     constructs = [
         Construct(3, "NA", "007", "k", "train", 1 / 3, (Site("a:b", 0, 2), Site("c", 1, 6)), "ACGTNN"),
-        Construct(1, "b~c", "g", "k", "0", -2e-7, (), "TTTTTT"),
+        Construct(1, "b~c", "g", "l", "0", -2e-7, (), "TTTTTT"),
+        Construct(2, "d", "g", "l", "0", -3.4e38, (), "TTTTTT"),
+        Construct(4, "e", "g", "m", "Fold_1.b-2", 1e-300, (), "TTTTTT"),
     ]
     assert read_constructs(write(tmp_path / "constructs.tsv", as_table(constructs))) == constructs
     assert read_constructs(tmp_path) == constructs
@@ -27,6 +29,29 @@ def test_the_published_layout_has_no_clusters(tmp_path):
     (construct,) = read_constructs(write(tmp_path / "t.tsv", text))
     assert (construct.cluster, construct.sequence, construct.activity) == ("g", "ACGN", 0.5)
     assert construct.sites == (Site("x", 1, 3), Site("y", 0, 4))
+    other = ROW.replace("0\ta", "1\tb").replace("train", "test")
+    assert [one.fold for one in read_constructs(write(tmp_path / "t.tsv", HEADER + ROW + other))] == [
+        "train",
+        "test",
+    ]
+
+
+@pytest.mark.parametrize("fold", ["a/b", "../x", "..", ".a", "a b", "é", "a\\b", "x" * 65, "~"])
+def test_a_fold_is_a_plain_name(tmp_path, fold):
+    with pytest.raises(InputError) as caught:
+        read_constructs(write(tmp_path / "t.tsv", HEADER + ROW.replace("train", fold)))
+    said = f"line 2: fold is {fold!r}, expected up to 64 letters, digits, '_', '-' and '.', and no '.' at the start."
+    assert str(caught.value).endswith(said)
+
+
+def test_a_cluster_in_two_folds_names_both_lines(tmp_path):
+    rows = [("a", "0", "k"), ("b", "1", "l"), ("c", "1", "k")]
+    text = "".join(
+        f"{n}\t{a}\tg\t{fold}\t1\t\tACGT\t{cluster}\n" for n, (a, fold, cluster) in enumerate(rows)
+    )
+    said = r"line 4: cluster 'k' is in fold 1, on line 2 it is in fold 0; expected a cluster in one fold"
+    with pytest.raises(InputError, match=said):
+        read_constructs(write(tmp_path / "t.tsv", HEADER.replace("\n", "\tcluster\n") + text))
 
 
 @pytest.mark.parametrize(
@@ -40,6 +65,7 @@ def test_the_published_layout_has_no_clusters(tmp_path):
      (HEADER + ROW.replace("ACGT", ""), "line 2: sequence is empty"),
      (HEADER + ROW.replace("train", " "), "line 2: fold is empty"),
      (HEADER + ROW.replace("0.5", "NaN"), "line 2: activity is 'NaN', expected a number"),
+     (HEADER + ROW.replace("0.5", "-1e39"), r"line 2: activity is -1e39, expected at most 3\.4e\+38 \(float32\)"),
      (HEADER + ROW.replace("0\ta", "x\ta"), "line 2: index is 'x', expected a whole number"),
      (HEADER + ROW.replace("x:1-3", "x:1"), "line 2: annotation has 'x:1', expected name:start-end"),
      (HEADER + ROW.replace("x:1-3", "x:2-5"), "line 2: annotation x:2-5 is not a stretch .* 4 bp long"),
@@ -83,7 +109,9 @@ def test_offsets_depend_on_seed_and_name_alone():
      (100, 0, {}, "a window of 0 bp"), (100, 50, {"samples": 0}, "samples is 0"),
      (100, 50, {"samples": -0.5}, "samples is -0.5"), (100, 50, {"samples": 2.5}, "samples is 2.5"),
      (100, 50, {"samples": float("nan")}, "samples is nan"), (100, 50, {"samples": float("inf")}, "samples"),
-     (100, 50, {"stride": 0}, "stride is 0, expected 1 or more")],
+     (100, 50, {"stride": 0}, "stride is 0, expected 1 or more"),
+     (100, 50, {"stride": 101}, "stride is 101, expected at most 100, the bp of construct a"),
+     (100, 50, {"stride": 10**30}, "stride is 10{30}, expected at most 100")],
 )  # fmt: skip
 def test_windows_that_cannot_be_are_refused(length, window, changes, said):
     with pytest.raises(InputError, match=said):

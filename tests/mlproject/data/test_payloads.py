@@ -24,6 +24,12 @@ def write(path, text):
     return path
 
 
+def test_the_largest_numbers_of_float32_are_averaged(tmp_path):
+    rows = "a\tg\t1\t3.4e38\n" * 3 + "b\tg\t1\t-3.4e38\n"
+    found = read_activities(write(tmp_path / "t.tsv", HEADER + rows), "activity").payloads
+    assert (found["a"].activity, found["b"].activity) == (pytest.approx(3.4e38), -3.4e38)
+
+
 def one_line(caught) -> bool:
     return "\n" not in str(caught.value)
 
@@ -53,6 +59,8 @@ def test_the_column_of_groups_may_be_called_group(tmp_path):
      (HEADER.replace("groups", "kin") + "a\tg\t1\t1\n", "has no column groups or group; .* group_column"),
      (HEADER + "a\tg\t1\t1\na\tg\t1\thigh\n", "line 3: activity is 'high', expected a number"),
      (HEADER + "a\tg\t1,5\t1\n", "line 2: foldchange is '1,5', expected a number"),
+     (HEADER + "a\tg\t1\t1\na\tg\t1\t1e308\na\tg\t1\t1e308\n",
+      r"line 3: activity is 1e308, expected at most 3\.4e\+38 \(float32\)"),
      (HEADER + "a\tg\tNA\tinf\n", "line 2: activity is 'inf', expected a number"),
      (HEADER + "a\tg\t1\t1\n\tg\t1\t1\n", "line 3: MenDel.Name is empty"),
      (HEADER + "a\t\t1\t1\n", "line 2: groups is empty"),

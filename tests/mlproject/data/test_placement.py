@@ -7,6 +7,7 @@ import pytest
 
 from mlproject.data import files
 from mlproject.data.constructs import Site, read_constructs
+from mlproject.data.genome import Genome
 from mlproject.data.placement import build, check, place
 from mlproject.errors import InputError
 
@@ -120,6 +121,20 @@ def test_off_the_chromosome_is_n_and_counted(toy):
     assert (summary["placed"]["flank_n_bp"], summary["placed"]["off_chromosome_bp"]) == (15, 0)
 
 
+def test_only_the_flanks_that_are_needed_are_read(toy, monkeypatch):
+    asked = []
+    read = Genome.letters
+    monkeypatch.setattr(Genome, "letters", lambda genome, where: asked.append(where) or read(genome, where))
+    toy.check()  # a deletion needs half of the length on either side
+    assert asked == [("c", 150, 200), ("c", 260, 310)]
+    asked.clear()
+    toy.check(deletions=(), without_sequence="drop", length=101)  # the shortest payload has 40 bp
+    assert asked == [("c", 169, 200), ("c", 260, 291)]
+    asked.clear()
+    toy.check(deletions=(), without_sequence="drop", length=30)
+    assert not asked
+
+
 @pytest.mark.parametrize("length", range(1, 12))
 def test_the_middle_is_the_same_however_long(length):
     payload, flanks = "ACGTAC", ("TTTTTTTTTTTT", "GGGGGGGGGGGG")
@@ -208,15 +223,19 @@ def test_the_same_again_is_nothing_to_do_and_other_inputs_are_refused(toy):
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"output": ""}, "output is ''"), ({"length": 0}, "length is 0, expected 1 or more"),
+    [({"output": ""}, "output is ''"), ({"length": 0}, "length is 0, expected 1 to 1048576 bp"),
+     ({"length": 10**12}, "length is 1000000000000, expected 1 to 1048576 bp"),
      ({"seed": -1}, "seed is -1"), ({"similarity": 0.0}, "similarity is 0, expected above 0"),
-     ({"num_folds": 1}, "num_folds is 1, expected 2 or more"), ({"num_folds": -2}, "num_folds is -2"),
+     ({"num_folds": 1}, "num_folds is 1, expected 3 or more"), ({"num_folds": -2}, "num_folds is -2"),
+     ({"num_folds": 2}, r"num_folds is 2, expected 3 or more \(one to hold out, one to validate on, the rest to train"),
+     ({"num_folds": 10**12}, "num_folds is 1000000000000, and the 4 constructs are in 3 clusters"),
      ({"fold_ratios": ("train=2", "dev=1")}, "fold_ratios has 'dev=1', expected each of train, valid, test"),
      ({"fold_ratios": ("train=2", "train=1")}, "fold_ratios has 'train=1'"),
      ({"fold_ratios": ("train",)}, "fold_ratios has 'train'"), ({"fold_ratios": ("train=-1",)}, "'train=-1'"),
      ({"fold_ratios": ("train=inf",)}, "'train=inf'"), ({"fold_ratios": ("train=0",)}, "no fold above 0"),
-     ({"fold_ratios": ()}, "no fold above 0"), ({"num_folds": 4}, "3 clusters of constructs .* 4 folds"),
-     ({"num_folds": 5, "split_by": "construct"}, "4 clusters of constructs .* 5 folds"),
+     ({"fold_ratios": ()}, "no fold above 0"),
+     ({"num_folds": 4}, r"num_folds is 4, and the 4 constructs are in 3 clusters \(split_by group\), which stay whole"),
+     ({"num_folds": 5, "split_by": "construct"}, r"4 constructs are in 4 clusters \(split_by construct\)"),
      ({"deletions": ("gome",)}, "deletions names gome, which is not in table .*; did you mean gone"),
      ({"deletions": ("gone", "odd")}, "deletions names odd, which has a sequence"),
      ({"locus": "chr3:200-260"}, "has no chromosome chr3; it has other, c"), ({"locus": "c:200-601"}, "not inside c"),
