@@ -18,7 +18,7 @@ from typing import Any
 from enformer_core import checkpoints, published
 from enformer_core.activity import ActivityModel
 from enformer_core.enformer import Enformer, preset
-from mlproject.download import fetch_published
+from mlproject.download import fetch_published, is_whole
 from mlproject.errors import InputError
 from mlproject.options import nearest
 from mlproject.state_dict import read_state_dict
@@ -120,10 +120,10 @@ def _published_folder(weights_dir: str, download: bool, work_dir: Path) -> Path:
     if named := weights_dir or os.environ.get(BASELINE):
         return Path(named)
     folder = work_dir / "weights" / "published"
-    if found := sorted(folder.rglob("*.index")):
-        return found[0].parent
-    if download:
+    if download or is_whole(folder):  # which also mends what is missing
         return fetch_published(folder)
+    if found := sorted(folder.rglob("*.index")):  # put there by hand
+        return found[0].parent
     raise InputError(
         f"name the folder of the published Sonnet checkpoint with weights_dir or the variable {BASELINE}, "
         f"or give download=true to fetch it into {folder}, where none is"
