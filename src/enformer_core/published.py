@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from enformer_core.checkpoints import check_values
 from enformer_core.enformer import TOWER_BLOCKS, Enformer, EnformerConfig, head_module_name, tower_filters
 from enformer_core.initial import variable_name
 
@@ -221,6 +222,7 @@ def _model(weights: _Weights, sequence_length: int, target_length: int | None) -
     for ours, name, i in _variables(model.config):
         variable = variables.pop(ours)
         array = weights.fitted(name, i, tuple(variable.shape))
+        check_values(array, variable.dtype, f"{weights.source}: {weights.key(name, i)}")
         variable.assign(array.astype(variable.dtype.as_numpy_dtype))
     assert not variables, f"not in the table: {', '.join(variables)}"
     return model

@@ -146,6 +146,7 @@ def test_averages_of_the_port_go_on_from_where_they_are():
             np.zeros([64, 13]),
             "num_position_features is 13; it must be",
         ),
+        ("stem.1.fn.0.bias", np.full([24], np.nan), r"stem.1.fn.0.bias .*NaN"),
         ("stem.3.weight", np.zeros([3, 2]), r"stem.3.weight \(3, 2\) has no place in the model"),
         ("conv_tower.6.0.2.bias", np.zeros([48]), "the tower has 7 blocks; the model has 6"),
         ("ema.stem.0.weight", np.zeros([3]), "2 models, under '' and 'ema.'"),

@@ -8,6 +8,14 @@ from mlproject import stopping
 from mlproject.errors import Stopped
 
 
+@pytest.fixture(autouse=True)
+def forgotten():
+    """A signal that a test has sent would stop the trainings of the tests after it."""
+    yield
+    with stopping.listening():
+        assert not stopping.should_stop()
+
+
 def test_a_signal_stops_at_once():
     with pytest.raises(Stopped, match="SIGTERM"), stopping.listening():
         os.kill(os.getpid(), signal.SIGTERM)
