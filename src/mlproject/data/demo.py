@@ -12,14 +12,13 @@ Real files are written (FASTA, BED, bigWigs, targets.txt) and go through `tracks
 
 import hashlib
 import os
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from mlproject.data.files import explained, locked
+from mlproject.data.files import explained, new_folder
 from mlproject.data.tracks import build, check
 
 # Geometry, in bp.
@@ -100,17 +99,12 @@ def demo_dataset(work_dir: str | os.PathLike = "work", seed: int = 0) -> Path:
 def demo_inputs(work_dir: str | os.PathLike = "work", seed: int = 0) -> Path:
     """The folder with `ORGANISM/genome.fa`, `regions.bed`, `targets.txt`, `bigwigs/`; made at first call."""
     version = hashlib.sha256(Path(__file__).read_bytes() + str(seed).encode()).hexdigest()[:12]
-    folder = Path(work_dir) / f"demo-{version}"
-    with explained(f"work_dir {work_dir}: cannot be written"):
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
-            if not (folder / "raw").exists():
-                partial = folder / "raw.partial"
-                shutil.rmtree(partial, ignore_errors=True)
-                for number, organism in enumerate(CHROMOSOMES):
-                    _write_organism(partial / organism, organism, seed, number)
-                os.replace(partial, folder / "raw")
-    return folder / "raw"
+    raw = Path(work_dir) / f"demo-{version}" / "raw"
+    with explained(f"work_dir {work_dir}: cannot be written"), new_folder(raw) as partial:
+        if partial is not None:
+            for number, organism in enumerate(CHROMOSOMES):
+                _write_organism(partial / organism, organism, seed, number)
+    return raw
 
 
 def grammar(seed: int) -> Grammar:

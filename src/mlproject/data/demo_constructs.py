@@ -13,7 +13,6 @@ written (table, FASTA, BED) and go through `placement.build` like anyone's.
 
 import hashlib
 import os
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ import numpy as np
 
 from mlproject.data import constructs, demo, payloads, placement, similarity
 from mlproject.data.constructs import Construct, Site, read_constructs
-from mlproject.data.files import explained, locked
+from mlproject.data.files import explained, new_folder
 
 LOCUS = "chr2:200000-206000"  # of the demo's human genome
 LENGTH = 28_880
@@ -102,17 +101,11 @@ def demo_construct_inputs(work_dir: str | os.PathLike = "work", seed: int = 0) -
         Path(path).read_bytes() for path in [__file__, *(str(room.__file__) for room in _MAKERS)]
     )
     version = hashlib.sha256(sources + str(seed).encode()).hexdigest()
-    folder = Path(work_dir) / f"demo-constructs-{version[:12]}"
-    with explained(f"work_dir {work_dir}: cannot be written"):
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
-            if not (folder / "raw").exists():
-                partial = folder / "raw.partial"
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir()
-                _write(partial, seed)
-                os.replace(partial, folder / "raw")
-    return folder / "raw"
+    raw = Path(work_dir) / f"demo-constructs-{version[:12]}" / "raw"
+    with explained(f"work_dir {work_dir}: cannot be written"), new_folder(raw) as partial:
+        if partial is not None:
+            _write(partial, seed)
+    return raw
 
 
 def expected_activity(sites: list[Site]) -> float:
