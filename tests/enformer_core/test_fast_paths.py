@@ -66,6 +66,22 @@ def test_activations_computed_again_give_the_gradients_of_those_that_were_kept(
     )
 
 
+@pytest.mark.parametrize(("fixed_norms", "again"), [(False, True), (True, False)])
+def test_stages_are_computed_again_from_a_smaller_size_on_where_norms_move(monkeypatch, fixed_norms, again):
+    model = Enformer(toy_config())
+    computed = []
+
+    def recompute_grad(function):
+        computed.append(function)
+        return function
+
+    monkeypatch.setattr(tf, "recompute_grad", recompute_grad)
+    monkeypatch.setattr(enformer, "RECOMPUTE_STAGES_ABOVE", 2048 * 48 - 1)  # bp x channels of one window
+    monkeypatch.setattr(enformer, "RECOMPUTE_FIXED_STAGES_ABOVE", 2048 * 48)
+    model.trunk(toy_sequence(1), True, tf.constant([0, 1]), fixed_norms=fixed_norms)
+    assert len(computed) == (7 if again else 0)  # stem and six blocks of the tower
+
+
 def test_the_compiled_step_has_the_gradients_of_the_published_formulation(monkeypatch):
     config = toy_config(heads={"human": 3})
     monkeypatch.setattr(convolution, "MIN_CHANNELS", 1)  # as at full width
