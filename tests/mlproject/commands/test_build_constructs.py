@@ -8,23 +8,7 @@ from mlproject.commands.build_constructs import Options
 from mlproject.data.constructs import read_constructs
 from mlproject.data.demo_constructs import demo_constructs
 from mlproject.errors import InputError
-
-
-class Recorder:
-    """Stands in for a Run and keeps what it is told."""
-
-    def __init__(self):
-        self.numbers, self.datasets, self.files = {}, [], []
-
-    def summarize(self, metrics):
-        self.numbers.update(metrics)
-
-    def use_dataset(self, **dataset):
-        self.datasets.append(dataset)
-
-    def keep(self, path, folder=""):
-        assert path.exists()
-        self.files.append(path.name)
+from recorder import Recorder
 
 
 @pytest.fixture(scope="module")

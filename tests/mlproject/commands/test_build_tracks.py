@@ -6,23 +6,7 @@ from mlproject.commands.build_tracks import Options
 from mlproject.data.demo import demo_inputs
 from mlproject.data.records import open_dataset, verify
 from mlproject.errors import InputError
-
-
-class Recorder:
-    """Stands in for a Run and keeps what it is told."""
-
-    def __init__(self):
-        self.numbers, self.datasets, self.files = {}, [], []
-
-    def summarize(self, metrics):
-        self.numbers.update(metrics)
-
-    def use_dataset(self, **dataset):
-        self.datasets.append(dataset)
-
-    def keep(self, path, folder=""):
-        assert path.exists()
-        self.files.append(path.name)
+from recorder import Recorder
 
 
 def test_without_options_it_builds_the_demo(tmp_path, monkeypatch, capsys):
