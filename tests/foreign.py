@@ -1,4 +1,4 @@
-"""Toy models in the forms of other codes: the published Sonnet code and its PyTorch port."""
+"""Toy models in the forms of other codes: the published Sonnet code, its PyTorch port, TF-Hub."""
 
 import re
 
@@ -81,3 +81,16 @@ def port_state_dict(model):
         key: np.ascontiguousarray(array.T if key.endswith("weight") else array).reshape(shapes[key])
         for key, array in arrays.items()
     }
+
+
+def save_tensorhub(folder):
+    """Writes a SavedModel of the TF-Hub form, whose head human has two tracks."""
+
+    class Inner(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None, 393_216, 4], tf.float32)])
+        def predict_on_batch(self, sequence):
+            return {"human": sequence[:, :896, :2]}
+
+    outer = tf.Module()
+    outer.model = Inner()
+    tf.saved_model.save(outer, str(folder))

@@ -55,23 +55,22 @@ class Tuner:
         self.windows = windows
         self.embeddings = embeddings
         self._enformer = enformer
+        if lora_rank and moving_blocks is None:
+            moving_blocks = enformer.config.num_transformer_layers
         self._moving_blocks = moving_blocks
         self._fixed_norms = fixed_norms or moving_blocks is not None
         self._batch_size = batch_size
         self.model = ActivityModel(enformer, head)
-        self._adapters = None
         moving = _moving(enformer, moving_blocks)
         changed = moving if self._fixed_norms else enformer.trunk_variables
-        if lora_rank:
-            blocks = enformer.config.num_transformer_layers if moving_blocks is None else moving_blocks
-            self._moving_blocks, self._fixed_norms = blocks, True
-            changed = _moving(enformer, blocks)  # when the adapters are merged
-            self._adapters = Adapters(enformer, lora_rank, blocks)
-            moving = self._adapters.variables
+        self._changed = changed  # by steps, or when adapters are merged
         self._first_weights = checkpoints.arrays(changed)
-        self._changed = changed
+        self._adapters = None
+        if lora_rank and moving_blocks is not None:
+            self._adapters = Adapters(enformer, lora_rank, moving_blocks)
+            moving = changed = self._adapters.variables
         self.optimizer = Adam([*moving, *self.model.head.trainable_variables])
-        self.training_variables = [*(moving if lora_rank else changed), *self.model.head.variables]
+        self.training_variables = [*changed, *self.model.head.variables]
         """All that a step changes: what a checkpoint of a training under way holds."""
         self._step = make_step(self._loss, self.optimizer, clip_norm)
         self._answer = tf.function(self._activity, jit_compile=True, autograph=False)

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from safetensors.numpy import save_file
 
 from enformer_core import checkpoints
 from enformer_core.activity import ActivityModel
 from enformer_core.enformer import Enformer
 from enformer_core.heads import ActivityHeadConfig
-from foreign import port_state_dict, sonnet_checkpoint
+from foreign import port_state_dict, save_tensorhub, sonnet_checkpoint
 from mlproject import weights
 from mlproject.errors import InputError
 from mlproject.tensorhub import TensorHubModel
@@ -45,14 +44,7 @@ def places(tmp_path_factory):
     sonnet_checkpoint(model, folder / "sonnet" / "enformer-1")
     save_file(port_state_dict(model), folder / "port.safetensors")
 
-    class Inner(tf.Module):
-        @tf.function(input_signature=[tf.TensorSpec([None, 393_216, 4], tf.float32)])
-        def predict_on_batch(self, sequence):
-            return {"human": sequence[:, :896, :2]}
-
-    hub = tf.Module()
-    hub.model = Inner()
-    tf.saved_model.save(hub, str(folder / "hub"))
+    save_tensorhub(folder / "hub")
     return folder, model
 
 

@@ -3,6 +3,7 @@
 Shapes: n windows, W bp of a window.
 """
 
+import functools
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
@@ -127,7 +128,14 @@ class ConstructWindows:
 
     def keys(self, rows: Sequence[int] | np.ndarray) -> list[str]:
         """A name for each window that is a function of its letters alone, 32 hexadecimal digits."""
-        return [hashlib.sha256(self._window_codes(row).tobytes()).hexdigest()[:32] for row in rows]
+        return [self._keys[row] for row in rows]
+
+    @functools.cached_property
+    def _keys(self) -> list[str]:
+        """The names of all windows: every batch asks for some."""
+        return [
+            hashlib.sha256(self._window_codes(row).tobytes()).hexdigest()[:32] for row in range(len(self))
+        ]
 
     def _window_codes(self, row: int) -> np.ndarray:
         start = self.offset[row]

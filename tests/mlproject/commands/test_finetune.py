@@ -17,6 +17,7 @@ from scipy import stats
 
 from enformer_core import checkpoints
 from enformer_core.activity import ActivityModel
+from foreign import save_tensorhub
 from mlproject import __main__ as door
 from mlproject import baselines
 from mlproject.commands import finetune
@@ -402,14 +403,7 @@ def places(tmp_path_factory):
     """Weights that cannot be trained: the TF-Hub form, and a checkpoint that is cut short; and one that can."""
     folder = tmp_path_factory.mktemp("weights")
 
-    class Inner(tf.Module):
-        @tf.function(input_signature=[tf.TensorSpec([None, 393_216, 4], tf.float32)])
-        def predict_on_batch(self, sequence):
-            return {"human": sequence[:, :896, :2]}
-
-    hub = tf.Module()
-    hub.model = Inner()
-    tf.saved_model.save(hub, str(folder / "hub"))
+    save_tensorhub(folder / "hub")
     checkpoints.save(folder / "whole", toy_model())
     shutil.copytree(folder / "whole", folder / "cut")
     weights = folder / "cut" / "weights.npz"
