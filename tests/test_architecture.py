@@ -20,8 +20,8 @@ ONLY = {
     "pyfaidx": ("mlproject/data/",),
     "pyBigWig": ("mlproject/data/",),
     "pybigtools": ("mlproject/data/",),
-    "matplotlib": ("mlproject/reporting.py",),
-    "seaborn": ("mlproject/reporting.py",),
+    "matplotlib": ("mlproject/reporting/",),
+    "seaborn": ("mlproject/reporting/",),
     "requests": ("mlproject/download.py",),
     "safetensors": ("mlproject/state_dict.py",),
     "sklearn": ("mlproject/baselines.py",),
@@ -30,7 +30,7 @@ ONLY = {
     "keras": (),
 }
 # rooms that never see a Run: they return values or call the plain function they were handed
-NO_RUN = ("data/", "training.py", "evaluation.py", "inference.py", "design.py", "reporting.py")
+NO_RUN = ("data/", "training.py", "evaluation.py", "inference.py", "design.py", "reporting/")
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Tables, figures and text from the numbers of a grid: the only user of seaborn.
+"""Tables, figures and text from the numbers of a grid.
 
     results   one row for each variant and seed: variant, seed, train_loss, pearson_mean, one column for each
               category, and `failure`, the reason where there are no numbers
@@ -17,21 +17,15 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from mlproject.reporting.style import PALETTE, STYLE, aligned, save
+
 Tracks = Mapping[tuple[str, int], pd.DataFrame]
 
 _NOT_CATEGORIES = ("variant", "seed", "train_loss", "pearson_mean", "failure")
 _FIRST_CATEGORIES = ("DNASE", "CAGE", "CHIP", "ATAC")
-_PALETTE = "colorblind"  # told apart with any colour vision
-_STYLE: dict[Any, Any] = {
-    **sns.axes_style("whitegrid"),
-    **sns.plotting_context("paper"),
-    "axes.edgecolor": "0.6",
-    "grid.color": "0.9",
-    "figure.dpi": 150,
-}
 _BARS: dict[str, Any] = {
     "errorbar": "sd",
-    "palette": _PALETTE,
+    "palette": PALETTE,
     "saturation": 1,
     "edgecolor": "0.3",
     "linewidth": 0.5,
@@ -107,7 +101,7 @@ def results_text(results: pd.DataFrame) -> str:
         measured = f"{rows['pearson_mean'].count()}/{len(rows)}"
         numbers = [_mean_and_sd(rows[name]) for name in ("pearson_mean", *categories, "train_loss")]
         lines.append([str(variant), measured, *numbers])
-    text = [_aligned(lines)]
+    text = [aligned(lines)]
     if "failure" in results:
         failed = results[results["failure"].notna()]
         text += [f"failed: {row.variant} seed {row.seed}: {row.failure}" for row in failed.itertuples()]
@@ -134,20 +128,19 @@ def write_grid(results: pd.DataFrame, tracks: Tracks, organism: str, folder: Pat
     for name, figure in figures.items():
         if figure is not None:
             paths.append(folder / name)
-            with matplotlib.rc_context(_STYLE):
-                figure.savefig(paths[-1], dpi="figure")
+            save(figure, paths[-1])
     return paths
 
 
-# -- figures: on a Figure of their own, not pyplot's, which would look for a screen
+# -- figures
 
 
 def variant_colors(variants: Sequence[str]) -> dict[str, str]:
     """A colour (#rrggbb) for each variant, the same in every figure and in the UI of MLflow."""
-    return dict(zip(variants, sns.color_palette(_PALETTE, len(variants)).as_hex(), strict=True))
+    return dict(zip(variants, sns.color_palette(PALETTE, len(variants)).as_hex(), strict=True))
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def overall_figure(results: pd.DataFrame, organism: str) -> Figure:
     """Mean Pearson r by variant: bars from zero, and beside them each seed, on an axis that shows differences.
 
@@ -170,7 +163,7 @@ def overall_figure(results: pd.DataFrame, organism: str) -> Figure:
         ax=seeds,
     )
     sns.stripplot(
-        **what, hue="label", palette=_PALETTE, jitter=False, edgecolor="0.2", linewidth=0.6, ax=seeds
+        **what, hue="label", palette=PALETTE, jitter=False, edgecolor="0.2", linewidth=0.6, ax=seeds
     )
     for place, (_, values) in enumerate(results.groupby("variant", sort=False)["pearson_mean"]):
         text = _mean_and_sd(values)
@@ -184,7 +177,7 @@ def overall_figure(results: pd.DataFrame, organism: str) -> Figure:
     return figure
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def category_figure(results: pd.DataFrame, organism: str, tracks: Tracks | None = None) -> Figure | None:
     """Pearson r by category: a group of bars for each, one bar a variant, with the deviation over seeds.
 
@@ -212,7 +205,7 @@ def category_figure(results: pd.DataFrame, organism: str, tracks: Tracks | None 
     return figure
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def scatter_figure(tracks: Tracks, organism: str, x: str = "vanilla", y: str = "all") -> Figure | None:
     """Each track's Pearson r, averaged over seeds, in variant `x` against `y`: one panel for each category.
 
@@ -249,125 +242,7 @@ def scatter_figure(tracks: Tracks, organism: str, x: str = "vanilla", y: str = "
     return figure
 
 
-# -- activities of constructs
-
-
-def comparison_text(comparison: pd.DataFrame) -> str:
-    """A table for the terminal: each predictor's Pearson and Spearman r with intervals, and r within folds."""
-    lines = [["predictor", "Pearson r", "within folds", "Spearman r"]]
-    for row in comparison.itertuples():
-        pearson, spearman = (
-            _with_interval(*(getattr(row, f"{kind}{end}") for end in ("", "_low", "_high")))
-            for kind in ("pearson", "spearman")
-        )
-        lines.append([row.predictor, pearson, _number(row.pearson_within), spearman])
-    return _aligned(lines)
-
-
-def _with_interval(value: float, low: float, high: float) -> str:
-    return _number(value) + ("" if np.isnan(low) else f" ({low:.3f} to {high:.3f})")
-
-
-def _number(value: float) -> str:
-    return "undefined" if np.isnan(value) else f"{value:.3f}"
-
-
-def write_activity_figure(
-    constructs: pd.DataFrame,
-    title: str,
-    path: Path,
-    column: str = "predicted",
-    label: str = "predicted activity",
-) -> Path:
-    """Saves `activity_figure` and returns its path."""
-    with matplotlib.rc_context(_STYLE):
-        activity_figure(constructs, title, column, label).savefig(path, dpi="figure")
-    return path
-
-
-_MOST_GROUPS = 12  # that a legend names; colours of more could not be told apart
-_MOST_LETTERS = 28  # of a name in a legend
-
-
-@matplotlib.rc_context(_STYLE)
-def activity_figure(constructs: pd.DataFrame, title: str, column: str, label: str) -> Figure:
-    """Measured activity against what is predicted, a point for each construct, with the deviation over its offsets.
-
-    Colour and marker are the group, or the cluster if the groups are too many to tell apart; of too many of both the
-    largest ones are named, the rest is "other".
-
-    Args:
-        constructs: columns group, cluster, activity, COLUMN and COLUMN_sd.
-        title: what they are.
-        column: of the prediction; of `predicted`, which is an activity too, the line of equality is drawn.
-        label: of its axis.
-    """
-    few = constructs["group"].nunique() <= _MOST_GROUPS
-    kind = "group" if few or constructs["cluster"].nunique() > _MOST_GROUPS else "cluster"
-    sizes = constructs[kind].value_counts()
-    named = list(sizes.index[: _MOST_GROUPS if len(sizes) <= _MOST_GROUPS else _MOST_GROUPS - 1])
-    group = constructs[kind].where(constructs[kind].isin(named), "other")
-    short = {name: _label(name) for name in named}
-    if len(set(short.values())) < len(named):
-        short = {name: f"{place}: {_label(name)}" for place, name in enumerate(named, 1)}
-    group, named = group.replace(short), list(short.values())
-    order = named + ["other"] * bool((group == "other").any() and "other" not in named)
-    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
-    axes = figure.subplots()
-    if column == "predicted":
-        both = constructs[["activity", column]]
-        ends = [min(0.0, both.min(axis=None)), both.max(axis=None) * 1.05]
-        axes.plot(ends, ends, color="0.6", linewidth=0.8, zorder=0)
-    axes.errorbar(
-        constructs[column],
-        constructs["activity"],
-        xerr=constructs[f"{column}_sd"],
-        fmt="none",
-        ecolor="0.6",
-        elinewidth=0.8,
-        zorder=1,
-    )
-    sns.scatterplot(
-        x=constructs[column],
-        y=constructs["activity"],
-        hue=group,
-        style=group,
-        hue_order=order,
-        style_order=order,
-        palette=sns.color_palette(_PALETTE, len(order)),
-        s=32,
-        edgecolor="0.2",
-        linewidth=0.4,
-        ax=axes,
-        zorder=2,
-    )
-    axes.set(
-        xlabel=f"{label}\n(points: mean over offsets; lines: ± 1 sd over offsets)",
-        ylabel="measured activity",
-        title=f"{title}, n = {len(constructs)}",
-    )
-    sns.move_legend(axes, "upper left", bbox_to_anchor=(1, 1), title=kind, frameon=False)
-    return figure
-
-
-def _label(name: str) -> str:
-    """A name as a legend can have it: not too long, no mathematics, and not hidden for a leading underscore."""
-    short = name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 1]}…"
-    return ("\N{ZERO WIDTH SPACE}" if short.startswith("_") else "") + short.replace("$", r"\$")
-
-
 # -- what the above share
-
-
-def _aligned(lines: list[list[str]]) -> str:
-    """Lines of cells as columns of one width each, with a rule below the first."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    text = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
-    text.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(text)
 
 
 def _categories(results: pd.DataFrame) -> list[str]:
