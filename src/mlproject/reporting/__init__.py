@@ -3,6 +3,7 @@
 style.py        colours and looks that all figures share
 grids.py        a grid of trainings, variant by variant
 activities.py   constructs: measured against predicted
+signals.py      signal along the genome
 """
 
 from mlproject.reporting.activities import activity_figure, comparison_text, write_activity_figure
@@ -18,8 +19,10 @@ from mlproject.reporting.grids import (
     variant_colors,
     write_grid,
 )
+from mlproject.reporting.signals import SignalPanel, signal_figure, write_signal_figure
 
 __all__ = [
+    "SignalPanel",
     "Tracks",
     "activity_figure",
     "category_figure",
@@ -29,8 +32,10 @@ __all__ = [
     "overall_figure",
     "results_text",
     "scatter_figure",
+    "signal_figure",
     "track_table",
     "variant_colors",
     "write_activity_figure",
     "write_grid",
+    "write_signal_figure",
 ]

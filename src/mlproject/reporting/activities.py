@@ -8,7 +8,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from mlproject.reporting.style import PALETTE, STYLE, aligned, save
+from mlproject.reporting.style import PALETTE, STYLE, aligned, as_written, save
 
 
 def comparison_text(comparison: pd.DataFrame) -> str:
@@ -110,4 +110,4 @@ def activity_figure(constructs: pd.DataFrame, title: str, column: str, label: st
 def _label(name: str) -> str:
     """A name as a legend can have it: not too long, no mathematics, and not hidden for a leading underscore."""
     short = name if len(name) <= _MOST_LETTERS else f"{name[: _MOST_LETTERS - 1]}…"
-    return ("\N{ZERO WIDTH SPACE}" if short.startswith("_") else "") + short.replace("$", r"\$")
+    return ("\N{ZERO WIDTH SPACE}" if short.startswith("_") else "") + as_written(short)

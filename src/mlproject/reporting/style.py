@@ -34,3 +34,8 @@ def aligned(lines: list[list[str]]) -> str:
     ]
     text.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(text)
+
+
+def as_written(text: str) -> str:
+    """Text for a picture in which `$` is a letter, and begins no mathematics."""
+    return text.replace("$", r"\$")
