@@ -16,7 +16,8 @@ Source: Avsec et al. 2021, doi:10.1038/s41592-021-01252-x, and the published Son
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
+import types
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,19 +29,17 @@ from enformer_core.attention import MultiHeadAttention, position_basis
 from enformer_core.dna import komlos
 from enformer_core.heads import TrackHead, check_whole
 from enformer_core.layers import (
-    BatchNorm,
-    Conv1D,
     ConvBlock,
     LayerNorm,
     Linear,
     MaxPool,
-    Moments,
     SoftmaxPool,
     crop,
     draw_masks,
     dropout,
     gelu,
 )
+from enformer_core.tower import Stage, update
 
 BIN_SIZE_BP = 128  # seven poolings by two
 TOWER_BLOCKS = 6
@@ -297,10 +296,12 @@ class Enformer(snt.Module):
         self.config = config
         self._dtype = tf.dtypes.as_dtype(precision)
         self._recompute = recompute
+        # In an attribute of its own TensorFlow would search thousands of words for variables, at each `variables`.
+        self._untracked = types.SimpleNamespace(tracks={})
         pool = SoftmaxPool if config.pooling == "softmax" else MaxPool
         filters = tower_filters(config.channels, config.divisible_by)
-        self._stem = Stem(config.channels // 2, pool, name="stem")
-        self._tower = [TowerBlock(size, pool, name=f"tower_{i}") for i, size in enumerate(filters)]
+        self._stem = Stage(config.channels // 2, 15, pool, reads_data=True, name="stem")
+        self._tower = [Stage(size, 5, pool, name=f"tower_{i}") for i, size in enumerate(filters)]
         self.transformer = [
             TransformerBlock(config, name=f"transformer_{i}") for i in range(config.num_transformer_layers)
         ]
@@ -331,37 +332,69 @@ class Enformer(snt.Module):
             moving_blocks: only the last so many transformer blocks are trained: what comes before and after them is
                 called as in inference. None: everything is.
         """
-        config, length = self.config, sequence.shape[1]
-        check_lengths(length, None)
-        dtype = self._dtype if is_training else tf.float32
-        x = tf.cast(komlos(sequence) if config.encoding == "komlos" else sequence, dtype)
+        check_lengths(sequence.shape[1], None)
+        x = tf.cast(self.encoded(sequence), self._dtype if is_training else tf.float32)
         if is_training and sequence.shape[0] is None:
             raise ValueError("training needs a fixed batch size, found None")
         everything_moves = is_training and moving_blocks is None
         batch_moments = everything_moves and not fixed_norms
         elementwise, stages = self._recomputes(sequence, fixed_norms) if everything_moves else (False, False)
-        parts: list[Stem | TowerBlock] = [self._stem, *self._tower]
-        for stage in parts:
+        for stage in self.stages:
             compute = functools.partial(stage, batch_moments=batch_moments, recompute=elementwise)
             x, moments = (tf.recompute_grad(compute) if stages else compute)(x)
             stage.update(moments)
-        batch, bins = x.shape[0], length // BIN_SIZE_BP
+        return self._after_stages(x, is_training, key, batch_moments, elementwise, moving_blocks)
+
+    @property
+    def stages(self) -> list[Stage]:
+        """Stem and tower, in order; what comes after them is `after_stages`."""
+        return [self._stem, *self._tower]
+
+    def encoded(self, sequence: tf.Tensor) -> tf.Tensor:
+        """What the first stage reads of `[B, L, 4]` one-hot DNA: `[B, L, 4]`, or `[B, L, 3]` of encoding komlos."""
+        return komlos(sequence) if self.config.encoding == "komlos" else sequence
+
+    def after_stages(self, x: tf.Tensor) -> tf.Tensor:
+        """The embedding `[B, bins, 2C]` of what stem and tower return, `[B, L/128, C]` float32, without training."""
+        return self._after_stages(x, False, None, False, False, None)
+
+    def _after_stages(
+        self,
+        x: tf.Tensor,
+        is_training: bool,
+        key: tf.Tensor | None,
+        batch_moments: bool,
+        elementwise: bool,
+        moving_blocks: int | None,
+    ) -> tf.Tensor:
+        config, (batch, bins, _) = self.config, x.shape
         features, key_size = config.num_position_features, config.attention_key_size
         basis = position_basis(config.positions, bins, features, key_size)
-        basis = None if basis is None else tf.constant(basis, dtype)
+        basis = None if basis is None else tf.constant(basis, x.dtype)
         masks = [Masks()] * config.num_transformer_layers
         if is_training:
             first = 0 if moving_blocks is None else len(masks) - moving_blocks
             masks[first:] = draw_layers(config, key, batch, bins)[first:]
         for block, keep in zip(self.transformer, masks, strict=True):
             x = block(x, basis, keep)
-        x = crop(x, config.target_length if length == config.sequence_length else None)
+        x = crop(x, config.target_length if bins * BIN_SIZE_BP == config.sequence_length else None)
         x, moments = self._final(x, batch_moments, elementwise)
-        _update([self._final.norm], moments)
-        if everything_moves:
+        update([self._final], moments)
+        if is_training and moving_blocks is None:
             rate = config.dropout_rate / 8
             x = dropout(x, draw_masks(key, "final", rate, 1, [batch, *x.shape[1:]])[0], rate)
         return tf.cast(gelu(x), tf.float32)
+
+    @property
+    def tracks(self) -> dict[str, list[dict[str, str]]]:
+        """What the tracks of a head are, as far as known: for each head its rows of `targets.txt`, words by column;
+        kept in checkpoints."""
+        return self._untracked.tracks
+
+    @tracks.setter
+    def tracks(self, tracks: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
+        # A copy: what comes here is a wrapper of TensorFlow's, which json cannot write.
+        self._untracked.tracks = {head: [dict(row) for row in rows] for head, rows in tracks.items()}
 
     @property
     def trunk_variables(self) -> list[tf.Variable]:
@@ -385,53 +418,6 @@ class Enformer(snt.Module):
         """Predicted signal of every head: `{head: [B, bins, tracks]}`. Arguments as `trunk`."""
         embedding = self.trunk(sequence, is_training, key)
         return {name: head(embedding) for name, head in self.heads.items()}
-
-
-class Stem(snt.Module):
-    """Convolution of width 15, residual pointwise block, pooling: `[B, L, 4 or 3]` to `[B, L/2, filters]`."""
-
-    def __init__(self, filters: int, pool: type, name: str):
-        super().__init__(name=name)
-        self._conv = Conv1D(filters, 15, reads_data=True, name="conv")
-        self._pointwise = ConvBlock(filters, 1, name="pointwise_block")
-        self._pool = pool()
-
-    def __call__(self, x: tf.Tensor, batch_moments: bool, recompute: bool) -> tuple[tf.Tensor, list[Moments]]:
-        """The output, and the moments of the batch that `update` takes; arguments as in `ConvBlock`."""
-        x = self._conv(x)
-        y, moments = self._pointwise(x, batch_moments, recompute)
-        return self._pool(x + y), moments
-
-    def update(self, moments: list[Moments]) -> None:
-        """Moves the averages of the normalisation by one step; none, of inference, moves nothing."""
-        _update([self._pointwise.norm], moments)
-
-
-class TowerBlock(snt.Module):
-    """Convolution block of width 5, residual pointwise block, pooling: `[B, L, C]` to `[B, L/2, filters]`."""
-
-    def __init__(self, filters: int, pool: type, name: str):
-        super().__init__(name=name)
-        self._conv = ConvBlock(filters, 5, name="conv_block")
-        self._pointwise = ConvBlock(filters, 1, name="pointwise_block")
-        self._pool = pool()
-
-    def __call__(self, x: tf.Tensor, batch_moments: bool, recompute: bool) -> tuple[tf.Tensor, list[Moments]]:
-        """The output, and the moments of the batch that `update` takes; arguments as in `ConvBlock`."""
-        x, first = self._conv(x, batch_moments, recompute)
-        y, second = self._pointwise(x, batch_moments, recompute)
-        return self._pool(x + y), first + second
-
-    def update(self, moments: list[Moments]) -> None:
-        """Moves the averages of both normalisations by one step; none, of inference, moves nothing."""
-        _update([self._conv.norm, self._pointwise.norm], moments)
-
-
-def _update(norms: list[BatchNorm], moments: list[Moments]) -> None:
-    """Moves the averages by the moments of a batch, where there are any."""
-    if moments:
-        for norm, found in zip(norms, moments, strict=True):
-            norm.update(found)
 
 
 class Masks(NamedTuple):

@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -231,3 +232,29 @@ def test_what_does_not_move_is_called_as_in_inference():
     assert all(not np.array_equal(a, b) for a, b in itertools.pairwise(draws))
     assert moved(model, moving_blocks=1)[0] == set()
     np.testing.assert_array_equal(draws[0], model.trunk(toy_sequence(1), False))
+
+
+def test_the_names_of_tracks_stay_plain_and_out_of_what_tensorflow_searches():
+    model = Enformer(toy_config())
+    assert model.tracks == {}
+    variables = model.variables
+    model.tracks = {"human": [{"identifier": "ENCFF833POA", "description": "DNASE:heart"}]}
+    model.tracks["mouse"] = []
+    assert json.loads(json.dumps(model.tracks)) == {
+        "human": [{"identifier": "ENCFF833POA", "description": "DNASE:heart"}],
+        "mouse": [],
+    }
+    assert type(model.tracks["human"][0]) is dict
+    assert [id(variable) for variable in model.variables] == [id(variable) for variable in variables]
+
+
+@pytest.mark.parametrize("name", ["vanilla", "all"])
+def test_the_trunk_is_its_stages_and_what_comes_after_them(name):
+    model = Enformer(variant(toy_config(), name))
+    sequence = toy_sequence(2)
+    x = model.encoded(sequence)
+    for stage in model.stages:
+        x, moments = stage(x)
+        assert moments == []
+    assert x.shape == [2, 2048 // 128, model.config.channels]
+    np.testing.assert_array_equal(model.after_stages(x), model.trunk(sequence, is_training=False))
