@@ -47,6 +47,11 @@ class ActivityModel(snt.Module):
         self.head(tf.zeros([1, bins, 2 * enformer.config.channels]))  # makes the variables
         initial.initialize(self.head, seed)
 
+    @property
+    def tracks(self) -> dict[str, list[dict[str, str]]]:
+        """As `Enformer.tracks`."""
+        return self.enformer.tracks
+
     def __call__(self, sequence: tf.Tensor, is_training: bool) -> dict[str, tf.Tensor]:
         """The activity; of a sequence of the model's own length only."""
         return {"activity": self.head(self.enformer.trunk(sequence, is_training))}

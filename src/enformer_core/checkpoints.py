@@ -2,6 +2,9 @@
 
 FOLDER/config.json     which model, every field of its configuration
 FOLDER/weights.npz     one array for each variable, by variable name (zip, with a checksum for each array)
+FOLDER/tracks.json     what the tracks of each head are, where that is known
+
+A track head can be saved by itself: config.json then names the trunk that it was trained on, by the digest of its weights.
 """
 
 import contextlib
@@ -19,36 +22,51 @@ import sonnet as snt
 import tensorflow as tf
 
 from enformer_core.activity import ActivityModel
-from enformer_core.enformer import Enformer, EnformerConfig
-from enformer_core.heads import ActivityHeadConfig
+from enformer_core.enformer import Enformer, EnformerConfig, head_module_name
+from enformer_core.heads import ActivityHeadConfig, TrackHeadConfig
 from enformer_core.initial import variable_name
+from enformer_core.track_model import TrackModel
 
-_KINDS = ("Enformer", "ActivityModel")
+_KINDS = ("Enformer", "ActivityModel", "TrackModel")
+_HEAD = "TrackHead"
+Tracks = dict[str, list[dict[str, str]]]
 # What json and the checks of a configuration raise for a file of something else, and for one nested without end.
 _NO_CONFIG = (ValueError, KeyError, TypeError, RecursionError)
 
 
-def save(folder: Path | str, model: Enformer | ActivityModel) -> None:
+def save(folder: Path | str, model: Enformer | ActivityModel | TrackModel) -> None:
     """Writes a checkpoint as a whole: it appears under its name complete and on disk, or not at all.
 
     Args:
         folder: must not exist.
         model: its configuration and every variable, BatchNorm averages included.
     """
-    with whole_folder(Path(folder)) as temporary:
-        document = {"model": type(model).__name__, "config": dataclasses.asdict(model.config)}
-        (temporary / "config.json").write_text(json.dumps(document, indent=2) + "\n")
-        np.savez(temporary / "weights.npz", **arrays(model.variables))  # type: ignore[arg-type]
+    document = {"model": type(model).__name__, "config": dataclasses.asdict(model.config)}
+    _write(Path(folder), document, model.variables, model.tracks)
+
+
+def save_head(folder: Path | str, model: TrackModel, weights: str) -> None:
+    """Writes the head of a model as a checkpoint of its own, as `save`.
+
+    Args:
+        folder: must not exist.
+        model: its head is written; of its trunk only the digest of the weights, by which `load_head` knows it again.
+        weights: what people call the trunk.
+    """
+    config = {"name": model.config.name, "head": dataclasses.asdict(model.config.head)}
+    trunk = {"weights": weights, "digest": digest(model.enformer.trunk_variables)}
+    document = {"model": _HEAD, "config": config, "trunk": trunk}
+    _write(Path(folder), document, model.head.variables, model.tracks)
 
 
 def load(
     folder: Path | str, sequence_length: int | None = None, target_length: int | None = None
-) -> Enformer | ActivityModel:
+) -> Enformer | ActivityModel | TrackModel:
     """The model of a checkpoint folder.
 
     Args:
         folder: what `save` wrote.
-        sequence_length: input in bp, in place of an Enformer's own; an ActivityModel has its own length only.
+        sequence_length: input in bp, in place of the model's own; an ActivityModel has its own length only.
         target_length: with it, the bins that are predicted; None crops nothing.
 
     Raises:
@@ -56,27 +74,94 @@ def load(
         ValueError: a file is cut short or damaged, or does not fit (names the first variable and both shapes).
     """
     folder = Path(folder)
-    try:
-        document = json.loads((folder / "config.json").read_text())
+    with _configuration(folder) as document:
         kind, fields = document["model"], document["config"]
+        if kind == _HEAD:
+            raise ValueError(f"a head alone, trained on the trunk {document['trunk']['weights']}; name both")
         if kind not in _KINDS:
-            raise KeyError(f"model is {kind!r}; it can be {', '.join(_KINDS)}")
+            raise ValueError(f"model is {kind!r}; it can be {', '.join(_KINDS)}")
         config = EnformerConfig(**(fields if kind == "Enformer" else fields["enformer"]))
-        head = ActivityHeadConfig(**fields["activity"]) if kind == "ActivityModel" else None
-    except _NO_CONFIG as error:
-        raise ValueError(f"{folder / 'config.json'}: not the configuration of a model ({error})") from error
+        activity = ActivityHeadConfig(**fields["activity"]) if kind == "ActivityModel" else None
+        head = TrackHeadConfig(**fields["head"]) if kind == "TrackModel" else None
+        name = fields["name"] if head else ""
+        if not isinstance(name, str):
+            raise TypeError(f"name is {name!r}")
     values = read_arrays(folder / "weights.npz")
-    if sequence_length is not None and head is None:
+    if sequence_length is not None and activity is None:
         config = dataclasses.replace(config, sequence_length=sequence_length, target_length=target_length)
+    model: Enformer | ActivityModel | TrackModel
     try:
-        enformer = Enformer(config)
-        model = enformer if head is None else ActivityModel(enformer, head)
+        model = enformer = Enformer(config)
+        if activity is not None:
+            model = ActivityModel(enformer, activity)
+        elif head is not None:
+            model = TrackModel(enformer, head, name)
     except (MemoryError, OverflowError, TypeError, ValueError, tf.errors.OpError) as error:
         raise ValueError(
             f"{folder / 'config.json'}: no such model can be made ({_first_line(error)})"
         ) from error
     assign(model, values, folder / "weights.npz")
+    model.tracks.update(_read_tracks(folder))
     return model
+
+
+def load_head(folder: Path | str, enformer: Enformer) -> TrackModel:
+    """A trunk with the head that `save_head` wrote; the trunk's own heads are taken off.
+
+    Args:
+        folder: what `save_head` wrote.
+        enformer: with the trunk that the head was trained on; it may have another length.
+
+    Raises:
+        FileNotFoundError: the folder has no config.json or weights.npz.
+        ValueError: a file is damaged or does not fit, or the head was trained on another trunk.
+    """
+    folder = Path(folder)
+    with _configuration(folder) as document:
+        if document["model"] != _HEAD:
+            raise ValueError(f"a whole {document['model']}, no head alone; give it as the weights")
+        name, trunk = document["config"]["name"], document["trunk"]
+        head = TrackHeadConfig(**document["config"]["head"])
+        head_module_name(name)
+    if trunk["digest"] != digest(enformer.trunk_variables):
+        raise ValueError(f"{folder}: this head was trained on another trunk: that of {trunk['weights']}")
+    model = TrackModel(enformer, head, name)
+    source = folder / "weights.npz"
+    assign(model.head, read_arrays(source), source)
+    model.tracks.update(_read_tracks(folder))
+    return model
+
+
+@contextlib.contextmanager
+def _configuration(folder: Path) -> Iterator[dict]:
+    """The document of config.json; what goes wrong with it in the block is a ValueError of one line."""
+    path = folder / "config.json"
+    try:
+        yield json.loads(path.read_text())
+    except _NO_CONFIG as error:
+        raise ValueError(f"{path}: not the configuration of a model ({error})") from error
+
+
+def _write(folder: Path, document: dict, variables: Iterable[tf.Variable], tracks: Tracks) -> None:
+    with whole_folder(folder) as temporary:
+        (temporary / "config.json").write_text(json.dumps(document, indent=2) + "\n")
+        if tracks:
+            (temporary / "tracks.json").write_text(json.dumps(tracks) + "\n")
+        np.savez(temporary / "weights.npz", **arrays(variables))  # type: ignore[arg-type]
+
+
+def _read_tracks(folder: Path) -> Tracks:
+    path = folder / "tracks.json"
+    if not path.exists():
+        return {}
+    try:
+        tracks = json.loads(path.read_text())
+        for rows in tracks.values():
+            if not all(isinstance(word, str) for row in rows for word in row.values()):
+                raise TypeError("a value is no text")
+    except (AttributeError, *_NO_CONFIG) as error:
+        raise ValueError(f"{path}: not the tracks of a model ({error})") from error
+    return tracks
 
 
 def arrays(variables: Iterable[tf.Variable]) -> dict[str, np.ndarray]:

@@ -27,7 +27,7 @@ import tensorflow as tf
 from enformer_core import initial
 from enformer_core.attention import MultiHeadAttention, position_basis
 from enformer_core.dna import komlos
-from enformer_core.heads import TrackHead, check_whole
+from enformer_core.heads import TrackHead, TrackHeadConfig, check_whole
 from enformer_core.layers import (
     ConvBlock,
     LayerNorm,
@@ -307,7 +307,8 @@ class Enformer(snt.Module):
         ]
         self._final = ConvBlock(2 * config.channels, 1, name="final")
         self.heads = {
-            head: TrackHead(tracks, name=head_module_name(head)) for head, tracks in config.heads.items()
+            head: TrackHead(TrackHeadConfig(tracks), name=head_module_name(head))
+            for head, tracks in config.heads.items()
         }
         self(tf.zeros([1, 2 * BIN_SIZE_BP, 4]), is_training=False)  # makes the variables
         initial.initialize(self, seed)

@@ -18,7 +18,7 @@ import tensorflow as tf
 _RULES = (
     (re.compile(r"/pool/logit/w$"), "identity", 2.0),
     (re.compile(r"/attention/output/w$"), "constant", 0.0),
-    (re.compile(r"/(attention|activity)/(query|key|value|relative_key)/w$"), "scaled normal", 2.0),
+    (re.compile(r"/(attention|activity|head_\w+)/(query|key|value|relative_key)/w$"), "scaled normal", 2.0),
     (re.compile(r"/attention/(content|position)_bias$"), "scaled normal", 2.0),
     (re.compile(r"/adapter/up/w$"), "constant", 0.0),
     (re.compile(r"/w$"), "normal", 1.0),

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from enformer_core.activity import ActivityModel
 from enformer_core.enformer import Enformer
+from enformer_core.track_model import TrackModel
 
 
 class Predictor(tf.Module):
@@ -19,7 +20,7 @@ class Predictor(tf.Module):
         model: its variables travel with the SavedModel.
     """
 
-    def __init__(self, model: Enformer | ActivityModel):
+    def __init__(self, model: Enformer | ActivityModel | TrackModel):
         super().__init__(name="predictor")
         self.model = model
         length = model.config.sequence_length
