@@ -23,6 +23,7 @@ ONLY = {
     "matplotlib": ("mlproject/reporting/",),
     "seaborn": ("mlproject/reporting/",),
     "requests": ("mlproject/download.py",),
+    "h5py": ("mlproject/data/published_h5.py",),
     "safetensors": ("mlproject/state_dict.py",),
     "sklearn": ("mlproject/baselines.py",),
     "dask": ("mlproject/cluster.py",),

@@ -1,6 +1,6 @@
-"""What simple features say of a construct's activity: the bar that a trained model has to pass.
+"""What simple features say of a construct's activity, or of a track's signal: the bar that a trained model has to pass.
 
-Both are ridge regressions (Hoerl and Kennard 1970, doi:10.1080/00401706.1970.10488634) on standardised features, their
+Of activities they are ridge regressions (Hoerl and Kennard 1970, doi:10.1080/00401706.1970.10488634) on standardised features, their
 penalty chosen by cross-validation over clusters of the constructs they are fitted to: over single constructs, relatives
 would speak for one another.
 """
@@ -14,7 +14,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from enformer_core import dna
+from enformer_core.enformer import BIN_SIZE_BP
+from enformer_core.metrics import TrackCorrelation
+from mlproject.data.batches import windows_in_order
 from mlproject.data.constructs import Construct
+from mlproject.data.records import TrackDataset
 
 _K = 5
 _PARTS = 5
@@ -69,3 +73,39 @@ def ridge_predictions(
     splits = list(GroupKFold(parts).split(features[known], groups=groups)) if parts > 1 else None
     model = make_pipeline(StandardScaler(), RidgeCV(_PENALTIES, cv=splits, scoring="neg_mean_squared_error"))
     return model.fit(features[known], activity[known]).predict(features)
+
+
+def track_baselines(dataset: TrackDataset, subset: str) -> dict[str, np.ndarray]:
+    """Pearson r of each track of a subset with guesses that know no more than the training windows: `[tracks]` float64.
+
+    `bin_mean`: the training mean of the track at the same bin of a window. `gc`: the share of G and C among the known
+    bases of the bin, with the sign that it has in the training windows. NaN where one of both does not vary.
+    """
+    tracks = dataset.statistics.num_targets
+    in_training = TrackCorrelation(tracks)
+    total = np.zeros((dataset.head_bins(), tracks))
+    for sequence, target in windows_in_order(dataset, "train"):
+        total += target
+        in_training.update(*_as_batches(target, _gc(sequence, len(target))))
+    mean = total / dataset.count("train")
+    sign = np.where(in_training.pearson_r() < 0, -1.0, 1.0)
+    found = {"bin_mean": TrackCorrelation(tracks), "gc": TrackCorrelation(tracks)}
+    for sequence, target in windows_in_order(dataset, subset):
+        found["bin_mean"].update(*_as_batches(target, mean))
+        found["gc"].update(*_as_batches(target, sign * _gc(sequence, len(target))))
+    return {name: correlation.pearson_r() for name, correlation in found.items()}
+
+
+def _gc(codes: np.ndarray, bins: int) -> np.ndarray:
+    """Share of G and C among the known bases of each of the central bins: `[bins, 1]`; 0 where none is known."""
+    crop = (len(codes) - bins * BIN_SIZE_BP) // 2
+    binned = codes[crop : crop + bins * BIN_SIZE_BP].reshape(bins, BIN_SIZE_BP)
+    gc = ((binned == 1) | (binned == 2)).sum(1, keepdims=True)
+    return gc / np.maximum(1, (binned < 4).sum(1, keepdims=True))
+
+
+def _as_batches(target: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of one window, what a correlation takes: `[1, bins, tracks]` float32 both."""
+    return target[np.newaxis].astype(np.float32), np.broadcast_to(prediction, target.shape)[
+        np.newaxis
+    ].astype(np.float32)

@@ -13,7 +13,7 @@ from enformer_core.saved_model import Predictor
 from mlproject import compilation
 from mlproject.data.batches import evaluation_batches
 from mlproject.data.records import TrackDataset
-from mlproject.evaluation import Evaluation, evaluate
+from mlproject.evaluation import Evaluation, evaluate, filled
 from mlproject.training import Adam, Batch, LossFunction, make_step
 
 
@@ -85,8 +85,6 @@ class Bench:
         self.seconds_evaluating += time.perf_counter() - began
         return found
 
-    def _predict(self, sequence: tf.Tensor, head: str) -> tf.Tensor:
-        """The prediction for a batch, which is filled up if it is a last, smaller one: XLA compiles for each size."""
-        windows = sequence.shape[0]
-        filled = tf.pad(sequence, [[0, self._batch_size - windows], [0, 0], [0, 0]])
-        return self.predictor.predict(filled, head)[:windows]
+    def _predict(self, batch: Batch, head: str) -> tf.Tensor:
+        predict = functools.partial(self.predictor.predict, head=head)
+        return filled(predict, self._batch_size)(batch["sequence"])

@@ -1,6 +1,6 @@
-"""Trunk embeddings of windows, kept on disk so that each is computed once.
+"""Trunk embeddings of windows, and their targets, kept on disk so that each is computed once and read in any order.
 
-FOLDER/NAME.npy     a shard: float16 [windows, bins, channels]
+FOLDER/NAME.npy     a shard: float16 (or another dtype) [windows, bins, channels]
 FOLDER/NAME.keys    sha256 of the shard, then the names of its windows, a line each; written last, so a shard without it
                     does not exist
 
@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -30,11 +31,17 @@ class EmbeddingCache:
         folder: of this trunk and length alone; made where there is none.
         bins: of an embedding.
         channels: of an embedding.
+        dtype: what is kept.
+        what: what people call it.
     """
 
-    def __init__(self, folder: Path, bins: int, channels: int):
+    def __init__(
+        self, folder: Path, bins: int, channels: int, dtype: Any = np.float16, what: str = "embeddings"
+    ):
         self.folder = Path(folder)
         self._shape = (bins, channels)
+        self._dtype = np.dtype(dtype)
+        self._what = what
         self._shards: dict[str, np.ndarray] = {}
         self._places: dict[str, tuple[str, int]] = {}
         with explained(f"{folder}: cannot be written"):
@@ -73,30 +80,30 @@ class EmbeddingCache:
             wanted = self.missing(keys)
             if not wanted:
                 return 0
-            window_bytes = 2 * int(np.prod(self._shape))
+            window_bytes = self._dtype.itemsize * int(np.prod(self._shape))
             total, free = len(wanted) * window_bytes, shutil.disk_usage(self.folder).free
             say(
-                f"embeddings: {len(wanted)} of {len(set(keys))} windows to compute, {total / 1e9:.2f} GB, "
+                f"{self._what}: {len(wanted)} of {len(set(keys))} windows to compute, {_size(total)}, "
                 f"in {self.folder}"
             )
             if total > free:
                 raise InputError(
-                    f"{self.folder}: {total / 1e9:.2f} GB needed for embeddings, {free / 1e9:.2f} GB free; "
+                    f"{self.folder}: {_size(total)} needed for {self._what}, {_size(free)} free; "
                     "choose another work_dir, fewer windows, or cache=off"
                 )
             size = max(batch_size, _SHARD_BYTES // window_bytes // batch_size * batch_size)
-            with tqdm(total=len(wanted), desc="embeddings", unit="window", disable=None, leave=False) as bar:
+            with tqdm(total=len(wanted), desc=self._what, unit="window", disable=None, leave=False) as bar:
                 for start in range(0, len(wanted), size):
                     shard = wanted[start : start + size]
                     found = []
                     for at in range(0, len(shard), batch_size):
-                        found.append(_as_float16(embed(shard[at : at + batch_size]), self.folder))
+                        found.append(self._kept(embed(shard[at : at + batch_size])))
                         bar.update(len(found[-1]))
                     self._write([keys[position] for position in shard], np.concatenate(found))
         return len(wanted)
 
     def read(self, keys: Sequence[str]) -> np.ndarray:
-        """The embeddings of windows that are there: `[n, bins, channels]` float16."""
+        """The embeddings of windows that are there: `[n, bins, channels]` of their dtype."""
         places = [self._places[key] for key in keys]
         return np.stack([self._shards[name][row] for name, row in places])
 
@@ -113,7 +120,7 @@ class EmbeddingCache:
                 if sha256 != file_sha256(names.with_suffix(".npy")):
                     raise ValueError("it is not what was written, by its sha256")
                 array = np.load(names.with_suffix(".npy"), mmap_mode="r")
-                if array.shape != (len(keys), *self._shape) or array.dtype != np.float16:
+                if array.shape != (len(keys), *self._shape) or array.dtype != self._dtype:
                     raise ValueError(f"is {array.shape} {array.dtype}")
             except (OSError, ValueError, InputError) as error:
                 print(f"{self.folder / name}.npy is passed over: {error}", flush=True)
@@ -140,15 +147,20 @@ class EmbeddingCache:
             unfinished.unlink(missing_ok=True)
         self._look()
 
+    def _kept(self, computed: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            array = np.asarray(computed).astype(self._dtype)
+        if not np.isfinite(array).all():
+            raise InputError(
+                f"{self.folder}: of the {self._what} one is NaN or beyond {self._dtype}; this needs cache=off"
+            )
+        return array
+
 
 def _name(keys: Sequence[str]) -> str:
     """What the shard of these windows is called."""
     return hashlib.sha256("\n".join(keys).encode()).hexdigest()[:16]
 
 
-def _as_float16(embedding: np.ndarray, where: Path) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        array = np.asarray(embedding).astype(np.float16)
-    if not np.isfinite(array).all():
-        raise InputError(f"{where}: an embedding is NaN or beyond float16; these weights need cache=off")
-    return array
+def _size(count: int) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"

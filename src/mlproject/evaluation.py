@@ -18,22 +18,48 @@ class Evaluation(NamedTuple):
     pearson_r: np.ndarray
     r2: np.ndarray
     n: int
+    loss: float
+    """Mean over windows, NaN where none was asked for."""
 
 
 def evaluate(
-    predict: Callable[[tf.Tensor], tf.Tensor], batches: Iterable[Batch], num_tracks: int
+    predict: Callable[[Batch], tf.Tensor],
+    batches: Iterable[Batch],
+    num_tracks: int,
+    loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
 ) -> Evaluation:
     """Compares predictions with targets.
 
     Args:
-        predict: `[B, L, 4]` to `[B, bins, tracks]`.
-        batches: of `sequence` `[B, L, 4]` and `target` `[B, bins, tracks]`; every value counts once.
+        predict: a batch to `[B, bins, tracks]`.
+        batches: what `predict` takes, and `target` `[B, bins, tracks]`; every value counts once.
         num_tracks: tracks.
+        loss: of (target, prediction), a scalar: the mean over a batch.
     """
     correlation = TrackCorrelation(num_tracks)
+    losses, windows = [], []
     for batch in batches:
-        correlation.update(np.asarray(batch["target"]), predict(batch["sequence"]).numpy())
-    return Evaluation(correlation.pearson_r(), correlation.r2(), correlation.n)
+        prediction = predict(batch)
+        correlation.update(np.asarray(batch["target"]), prediction.numpy())
+        windows.append(len(prediction))
+        losses.append(float("nan") if loss is None else float(loss(batch["target"], prediction)))
+    mean = float(np.average(losses, weights=windows)) if windows else float("nan")
+    return Evaluation(correlation.pearson_r(), correlation.r2(), correlation.n, mean)
+
+
+def filled(predict: Callable[[tf.Tensor], tf.Tensor], batch_size: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """`predict` for up to `batch_size` rows: fewer are filled up with zeros, because XLA compiles for each size."""
+
+    def call(inputs: tf.Tensor) -> tf.Tensor:
+        rows = inputs.shape[0]
+        return predict(tf.pad(inputs, [[0, batch_size - rows]] + [[0, 0]] * (inputs.shape.rank - 1)))[:rows]
+
+    return call
+
+
+def mean_over_tracks(values: np.ndarray) -> float:
+    """Mean of the tracks that are not NaN; NaN where all are."""
+    return float(np.mean(values[~np.isnan(values)])) if not np.isnan(values).all() else float("nan")
 
 
 class Correlation(NamedTuple):

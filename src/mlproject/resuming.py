@@ -1,6 +1,7 @@
 """What lets a stopped training go on: a fingerprint of its options, a lock, checkpoints by step and a clean stop."""
 
 import contextlib
+import dataclasses
 import fcntl
 import hashlib
 import json
@@ -19,7 +20,7 @@ from enformer_core import checkpoints
 from mlproject import stopping
 from mlproject.data.files import explained
 from mlproject.errors import InputError, Stopped
-from mlproject.training import Adam, Batch, Schedule, Step, TrainResult, fit
+from mlproject.training import Adam, Batch, Diverged, Schedule, Step, TrainResult, fit
 
 
 def fingerprint(values: Mapping[str, Any]) -> str:
@@ -224,3 +225,61 @@ def fit_resumably(
             end_of_epoch=end_of_epoch,
             after_step=after_step,
         )
+
+
+def fit_keeping_best(
+    step: Step,
+    batches: Iterator[Batch],
+    schedule: Schedule,
+    log: Callable[[int, dict[str, float]], None],
+    saved: StepCheckpoints,
+    *,
+    measure: Callable[[], dict[str, float]],
+    losses: Sequence[float],
+    patience: int,
+    flush: Callable[[], None],
+    seed: int,
+    start: int,
+    label: str,
+) -> TrainResult:
+    """`fit_resumably` with an epoch of the lowest validation loss, which is kept as `saved`'s best, and an early end.
+
+    Args:
+        step, batches, schedule, log, saved, flush, seed, start, label: as `fit_resumably` takes them; `log` also gets
+            what is measured after every epoch.
+        measure: the validation numbers by name, `validation/loss` among them.
+        losses: validation losses of the epochs up to `start`.
+        patience: epochs without a lower validation loss after which it ends; 0 for never.
+
+    Raises:
+        Stopped, Diverged: as `fit_resumably`; a validation loss that is not finite diverges too.
+    """
+    losses = list(losses)
+
+    def enough() -> bool:
+        return 0 < patience <= len(losses) - 1 - int(np.argmin(losses))
+
+    def validate(count: int) -> bool:
+        found = measure()
+        losses.append(found["validation/loss"])
+        if not np.isfinite(losses[-1]):
+            raise Diverged(f"validation/loss became {losses[-1]} at step {count}; try a lower learning_rate")
+        log(count, found)
+        if int(np.argmin(losses)) == len(losses) - 1:
+            saved.keep_best(count)
+        return enough()
+
+    if losses and enough():  # a process was stopped between its last epoch and its end
+        schedule = dataclasses.replace(schedule, epochs=len(losses))
+    return fit_resumably(
+        step,
+        batches,
+        schedule,
+        log,
+        saved,
+        flush=flush,
+        validate=validate,
+        seed=seed,
+        start=start,
+        label=label,
+    )

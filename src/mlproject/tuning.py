@@ -1,8 +1,8 @@
 """An activity model on its windows with everything traced once: trained on one fold of constructs after another."""
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -17,8 +17,8 @@ from enformer_core.saved_model import Predictor
 from mlproject import compilation
 from mlproject.data.construct_windows import ConstructWindows, Fold, shuffled_batches
 from mlproject.embeddings import EmbeddingCache
-from mlproject.resuming import StepCheckpoints, fit_resumably
-from mlproject.training import Adam, Batch, Diverged, Schedule, TrainResult, make_step
+from mlproject.resuming import StepCheckpoints, fit_keeping_best
+from mlproject.training import Adam, Batch, Schedule, TrainResult, make_step
 
 
 class Tuner:
@@ -197,53 +197,24 @@ def train_fold(
     saved: StepCheckpoints,
     log: Callable[[int, dict[str, float]], None],
     *,
-    losses: Sequence[float],
-    patience: int,
-    flush: Callable[[], None],
     seed: int,
     start: int,
-    label: str,
+    **how: Any,
 ) -> TrainResult:
-    """Trains on a fold, keeps the epoch of the lowest validation loss as `saved`'s best, and stops early.
+    """Trains on a fold; arguments and result as of `fit_keeping_best`.
 
     Args:
         tuner: reset, or restored to `start`.
         fold: what to train and to validate on.
-        schedule, saved, log, flush, seed, start, label: as `fit_resumably` takes them; `log` also gets
-            `validation/loss` after every epoch.
-        losses: validation losses of the epochs up to `start`.
-        patience: epochs without a lower validation loss after which it ends; 0 for never.
-
-    Raises:
-        Stopped, Diverged: as `fit_resumably`; a validation loss that is not finite diverges too.
     """
     windows = tuner.windows
     train, valid = windows.in_folds(fold.train), windows.in_folds(fold.valid)
-    losses = list(losses)
 
-    def enough() -> bool:
-        return 0 < patience <= len(losses) - 1 - int(np.argmin(losses))
+    def measure() -> dict[str, float]:
+        loss = np.mean((tuner.predict(valid) - windows.targets(valid)[:, 0]) ** 2)
+        return {"validation/loss": float(loss)}
 
-    def validate(step: int) -> bool:
-        losses.append(float(np.mean((tuner.predict(valid) - windows.targets(valid)[:, 0]) ** 2)))
-        if not np.isfinite(losses[-1]):
-            raise Diverged(f"validation/loss became {losses[-1]} at step {step}; try a lower learning_rate")
-        log(step, {"validation/loss": losses[-1]})
-        if int(np.argmin(losses)) == len(losses) - 1:
-            saved.keep_best(step)
-        return enough()
-
-    if losses and enough():  # a process was stopped between its last epoch and its end
-        schedule = dataclasses.replace(schedule, epochs=len(losses))
-    return fit_resumably(
-        tuner.step,
-        tuner.batches(train, seed, start),
-        schedule,
-        log,
-        saved,
-        flush=flush,
-        validate=validate,
-        seed=seed,
-        start=start,
-        label=label,
+    batches = tuner.batches(train, seed, start)
+    return fit_keeping_best(
+        tuner.step, batches, schedule, log, saved, measure=measure, seed=seed, start=start, **how
     )

@@ -8,27 +8,31 @@ FOLDER                           a checkpoint of ours, a Sonnet checkpoint, or a
 FILE.pt, .pth, .bin, .safetensors   a state dict of the PyTorch port
 """
 
+import contextlib
 import dataclasses
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from enformer_core import checkpoints, published
 from enformer_core.activity import ActivityModel
 from enformer_core.enformer import Enformer, preset
+from enformer_core.track_model import TrackModel
 from mlproject.download import fetch_published, is_whole
 from mlproject.errors import InputError
 from mlproject.options import nearest
 from mlproject.state_dict import read_state_dict
 from mlproject.tensorhub import TensorHubModel
-from mlproject.tracking.registry import fetch_checkpoint
+from mlproject.tracking.registry import CHECKPOINT, HEAD, fetch_checkpoint
 
 BASELINE = "ENFORMERBASELINE"
 TENSORHUB = "ENFORMERTENSORHUB"
 _STATE_DICTS = (".pt", ".pth", ".bin", ".safetensors")
 Lengths = tuple[int, int | None] | None  # sequence and target length; None for those of the weights
+
+Model = Enformer | ActivityModel | TrackModel | TensorHubModel
 
 _WORDS = ("random", "published", "tensorhub")
 
@@ -42,7 +46,7 @@ def load(
     random: Callable[[], Enformer],
     sequence_length: int | None = None,
     target_length: int | None = None,
-) -> Enformer | ActivityModel | TensorHubModel:
+) -> Model:
     """The model that the option `weights` names.
 
     Args:
@@ -51,7 +55,7 @@ def load(
         download: whether published weights that are nowhere may be fetched into `work_dir`.
         work_dir: for what is fetched.
         random: makes the model for `random`, which is returned as it is.
-        sequence_length: input in bp, in place of that of an Enformer that is read.
+        sequence_length: input in bp, in place of that of the model that is read; an ActivityModel has its own only.
         target_length: with it, the bins that are predicted; None crops nothing.
 
     Raises:
@@ -65,9 +69,8 @@ def load(
             return _published(_published_folder(weights_dir, download, work_dir), lengths)
         if weights == "tensorhub":
             return TensorHubModel(_tensorhub_folder(weights_dir))
-        if weights.startswith(("runs:", "models:")):
-            return _fetched(weights, work_dir, lengths)
-        return _of_path(Path(weights), lengths)
+        with _folder(weights, work_dir) as path:
+            return _of_path(path, lengths)
     except (InputError, ValueError, OSError) as error:
         raise InputError(f"--weights {weights}: {_reason(error).removeprefix(f'{weights}: ')}") from error
 
@@ -75,7 +78,7 @@ def load(
 def load_trunk(
     weights: str, *, sequence_length: int | None = None, target_length: int | None = None, **how: Any
 ) -> Enformer:
-    """The Enformer to train from that the option `weights` names: of an ActivityModel its trunk. Arguments as `load`.
+    """The Enformer to train from that the option `weights` names: of another model its trunk. Arguments as `load`.
 
     Raises:
         InputError: as `load`, or a model that exposes no trunk.
@@ -88,11 +91,31 @@ def load_trunk(
         )
     if isinstance(model, Enformer):
         return model
-    if sequence_length is not None:  # read again at every call, so that nothing is built anew
+    if (
+        isinstance(model, ActivityModel) and sequence_length is not None
+    ):  # read again at every call, so that nothing is built anew
         model.enformer.config = dataclasses.replace(
             model.enformer.config, sequence_length=sequence_length, target_length=target_length
         )
     return model.enformer
+
+
+def load_head(head: str, enformer: Enformer, work_dir: Path) -> TrackModel:
+    """A trunk with the trained head that an option names; the trunk's own heads are taken off.
+
+    Args:
+        head: folder of a head's checkpoint, or `runs:/ID` of the run that trained it.
+        enformer: with the trunk that it was trained on.
+        work_dir: for what is fetched.
+
+    Raises:
+        InputError: there is no such head, or it is damaged or of another trunk; one line.
+    """
+    try:
+        with _folder(head, work_dir, artifact=HEAD) as folder:
+            return checkpoints.load_head(folder, enformer)
+    except (InputError, ValueError, OSError) as error:
+        raise InputError(f"--head {head}: {_reason(error).removeprefix(f'{head}: ')}") from error
 
 
 def check(weights: str, weights_dir: str, download: bool) -> None:
@@ -107,9 +130,9 @@ def check(weights: str, weights_dir: str, download: bool) -> None:
         raise InputError(f"--download: is for --weights published; found {weights}")
 
 
-def untrained(size: str, sequence_length: int, seed: int) -> Enformer:
-    """A new model of a preset, with the published heads, at this length and without a crop."""
-    return Enformer(preset(size, sequence_length=sequence_length, target_length=None), seed=seed)
+def untrained(size: str, sequence_length: int, seed: int, target_length: int | None = None) -> Enformer:
+    """A new model of a preset, with the published heads, at this length; without a target length it crops nothing."""
+    return Enformer(preset(size, sequence_length=sequence_length, target_length=target_length), seed=seed)
 
 
 def _published(path: Path, lengths: Lengths) -> Enformer:
@@ -140,13 +163,18 @@ def _tensorhub_folder(weights_dir: str) -> Path:
     return Path(named)
 
 
-def _fetched(address: str, work_dir: Path, lengths: Lengths) -> Enformer | ActivityModel | TensorHubModel:
+@contextlib.contextmanager
+def _folder(address: str, work_dir: Path, artifact: str = CHECKPOINT) -> Iterator[Path]:
+    """What an address names: a file or folder here, or for as long as it is used a copy of one in the store."""
+    if not address.startswith(("runs:", "models:")):
+        yield Path(address)
+        return
     work_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".weights-", dir=work_dir) as folder:
-        return _of_path(fetch_checkpoint(address, Path(folder)), lengths)
+        yield fetch_checkpoint(address, Path(folder), artifact)
 
 
-def _of_path(path: Path, lengths: Lengths) -> Enformer | ActivityModel | TensorHubModel:
+def _of_path(path: Path, lengths: Lengths) -> Model:
     if path.is_dir():
         if (path / "config.json").exists():
             return checkpoints.load(path, *(lengths or (None, None)))

@@ -23,7 +23,9 @@ from mlproject.bench import Bench
 from mlproject.data.batches import training_batches
 from mlproject.data.demo import demo_dataset
 from mlproject.data.records import TrackDataset, open_dataset, verify
+from mlproject.data.targets import as_rows
 from mlproject.errors import InputError, OutOfMemory, Stopped, one_line
+from mlproject.evaluation import mean_over_tracks
 from mlproject.options import nearest
 from mlproject.resuming import StepCheckpoints, fingerprint, fit_resumably, only_one
 from mlproject.training import Batch, Schedule, TrainResult
@@ -316,7 +318,10 @@ def _fit(
 
     def validate(step: int) -> None:
         for organism, found in bench.evaluate("valid", options.valid_steps).items():
-            child.log(step, {f"{_prefix('validation', organism, options)}/pearson": _mean(found.pearson_r)})
+            child.log(
+                step,
+                {f"{_prefix('validation', organism, options)}/pearson": mean_over_tracks(found.pearson_r)},
+            )
 
     return fit_resumably(
         bench.step,
@@ -338,14 +343,17 @@ def _keep_evaluation(options: Options, child: "Run", bench: Bench) -> dict[str, 
     summary: dict[str, float] = {}
     for organism, found in bench.evaluate(options.eval_split, options.eval_steps).items():
         targets = bench.datasets[organism].targets
-        table = reporting.track_table(targets, found.pearson_r, found.r2, found.n)
-        categories = reporting.category_summary(table)
-        child.keep_table(f"tracks_{organism}", table)
-        child.keep_table(f"categories_{organism}", categories)
-        prefix = _prefix("pearson", organism, options)
-        summary |= {f"{prefix}/{row.category}": row.mean for row in categories.itertuples()}
-        summary[f"{prefix}/mean"] = _mean(found.pearson_r)
-        summary[f"{prefix}/nan_tracks"] = int(np.isnan(found.pearson_r).sum())
+        tables, numbers = reporting.track_results(
+            targets,
+            found.pearson_r,
+            found.r2,
+            found.n,
+            organism=organism,
+            prefix=_prefix("pearson", organism, options),
+        )
+        for name, table in tables.items():
+            child.keep_table(name, table)
+        summary |= numbers
         losses = child.series(_prefix("loss", organism, options))[-options.steps_per_epoch :]
         summary[f"{_prefix('final', organism, options)}/train_loss"] = (
             float(np.mean(losses)) if losses else math.nan
@@ -356,6 +364,7 @@ def _keep_evaluation(options: Options, child: "Run", bench: Bench) -> dict[str, 
 def _keep_model(child: "Run", bench: Bench) -> None:
     config = bench.model.config
     with tempfile.TemporaryDirectory() as temporary:
+        bench.model.tracks = {name: as_rows(dataset.targets) for name, dataset in bench.datasets.items()}
         checkpoints.save(Path(temporary, "checkpoint"), bench.model)
         child.keep(Path(temporary, "checkpoint"))
         saved_model = Path(temporary, "saved_model")
@@ -438,8 +447,3 @@ def _row(outcome: _Outcome, organism: str, options: Options) -> dict[str, Any]:
 def _prefix(name: str, organism: str, options: Options) -> str:
     """`pearson` for the first organism, which grids are compared by; `pearson_mouse` for another."""
     return name if organism == options.organisms[0] else f"{name}_{organism}"
-
-
-def _mean(values: np.ndarray) -> float:
-    """Mean of the tracks that are not NaN; NaN where all are."""
-    return float(np.mean(values[~np.isnan(values)])) if not np.isnan(values).all() else math.nan

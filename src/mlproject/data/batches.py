@@ -83,7 +83,7 @@ def training_batches(
         kept = _load(dataset, subset, bin_size)
 
         def windows(number: int, skip: int) -> Iterator[Example]:
-            order = np.random.default_rng([seed, number, 0]).permutation(total)
+            order = _generator(seed, number, 0).permutation(total)
             return (Example(kept.sequence[i], kept.target[i]) for i in order[skip:])
     else:
         counts = shard_counts(dataset, subset, work_dir)
@@ -91,7 +91,7 @@ def training_batches(
             raise miscounted(dataset, subset, counts)
 
         def windows(number: int, skip: int) -> Iterator[Example]:
-            rng = np.random.default_rng([seed, number, 0])
+            rng = _generator(seed, number, 0)
             return _shuffled_from_disk(dataset, subset, bin_size, counts, rng, skip)
 
     swap = strand_order(dataset.targets)
@@ -99,19 +99,61 @@ def training_batches(
     def augmented() -> Iterator[Example]:
         first, skip = divmod(start * batch_size, total)
         for number in itertools.count(first):
-            rng = np.random.default_rng([seed, number, 1])
+            rng = _generator(seed, number, 1)
             flips = rng.random(total) < 0.5 if reverse_complement else np.zeros(total, bool)
             shifts = rng.integers(-max_shift, max_shift, total, endpoint=True)
-            for position, (sequence, target) in enumerate(windows(number, skip), skip):
-                if flips[position]:
-                    sequence = _CODES_OF_OTHER_STRAND[sequence[::-1]]
-                    # [::-1, swap] in one would lie transposed in memory, slow to stack
-                    target = np.take(target, swap, axis=1)[::-1]
+            for position, example in enumerate(windows(number, skip), skip):
+                sequence, target = other_strand(example, swap) if flips[position] else example
                 yield Example(_shifted(sequence, int(shifts[position])), target)
             skip = 0
 
     batches = _batched(augmented(), batch_size)
     return batches if in_memory else _ahead(batches)
+
+
+class Rows(NamedTuple):
+    """A batch by number: which windows of the subset, `[B]`, and which of them on the other strand, bool `[B]`."""
+
+    window: np.ndarray
+    flipped: np.ndarray
+
+
+def training_rows(
+    total: int, *, batch_size: int, seed: int, reverse_complement: bool = False, start: int = 0
+) -> Iterator[Rows]:
+    """The batches that `training_batches` makes of a subset of `total` windows in memory, by number."""
+    first, skip = divmod(start * batch_size, total)
+    left = Rows(np.zeros(0, np.int64), np.zeros(0, bool))
+    for number in itertools.count(first):
+        order = _generator(seed, number, 0).permutation(total)
+        flips = _generator(seed, number, 1).random(total) < (0.5 if reverse_complement else 0)
+        left = Rows(*(np.concatenate([a, b[skip:]]) for a, b in zip(left, (order, flips), strict=True)))
+        skip = 0
+        while len(left.window) >= batch_size:
+            yield Rows(left.window[:batch_size], left.flipped[:batch_size])
+            left = Rows(left.window[batch_size:], left.flipped[batch_size:])
+
+
+def windows_in_order(dataset: TrackDataset, subset: str, bin_size: int = 128) -> Iterator[Example]:
+    """The windows of a subset once each, in file order; arguments and errors as of `evaluation_batches`."""
+    dataset.head_bins(bin_size)
+    if _fits(dataset, subset, bin_size):
+        kept = _load(dataset, subset, bin_size)
+        return (Example(*pair) for pair in zip(kept.sequence, kept.target, strict=True))
+    return _in_file_order(dataset, subset, bin_size, dataset.count(subset))
+
+
+def other_strand(example: Example, swap: np.ndarray) -> Example:
+    """The window on the other strand: sequence complemented and reversed, bins reversed, tracks in the order `swap`."""
+    # [::-1, swap] in one would lie transposed in memory, slow to stack
+    return Example(
+        _CODES_OF_OTHER_STRAND[example.sequence[::-1]], np.take(example.target, swap, axis=1)[::-1]
+    )
+
+
+def _generator(seed: int, number: int, what: int) -> np.random.Generator:
+    """What the order (0) or the augmentation (1) of pass `number` is drawn from."""
+    return np.random.default_rng([seed, number, what])
 
 
 def evaluation_batches(
@@ -156,12 +198,9 @@ class EvaluationBatches:
         return -(-self.windows // self.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, tf.Tensor]]:
-        if _fits(self.dataset, self.subset, self.bin_size):
-            kept = _load(self.dataset, self.subset, self.bin_size)
-            source = (Example(*pair) for pair in zip(kept.sequence, kept.target, strict=True))
-            return _batched(itertools.islice(source, self.windows), self.batch_size)
-        stored = _in_file_order(self.dataset, self.subset, self.bin_size, self.windows)
-        return _ahead(_batched(stored, self.batch_size))
+        windows = windows_in_order(self.dataset, self.subset, self.bin_size)
+        batches = _batched(itertools.islice(windows, self.windows), self.batch_size)
+        return batches if _fits(self.dataset, self.subset, self.bin_size) else _ahead(batches)
 
 
 def _batched(examples: Iterator[Example], batch_size: int) -> Generator[dict[str, tf.Tensor]]:

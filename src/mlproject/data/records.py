@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from enformer_core.dna import ONE_HOT
 from mlproject.data.files import explained, read_text, write_whole
-from mlproject.data.genome import name_some
+from mlproject.data.genome import Interval, name_some, read_bed
 from mlproject.data.targets import read_targets
 from mlproject.data.tfrecord import decode_example, encode_example, read_records, write_records
 from mlproject.errors import InputError
@@ -171,6 +171,23 @@ class TrackDataset:
                 f"{self.path}: {length} bins of {width} bp cannot be pooled to whole bins of {bin_size} bp."
             )
         return length * width // bin_size
+
+    def places(self, subset: str) -> list[Interval]:
+        """Where the windows of a subset are, in the order of the records; empty where `sequences.bed` does not say.
+
+        Raises:
+          InputError: the file is damaged, or has another number of windows.
+        """
+        path = self.path / "sequences.bed"
+        if not path.exists():
+            return []
+        regions = read_bed(path, {}, SUBSETS, other_chromosomes=True)
+        found = [interval for interval, label in regions if label == subset]
+        if len(found) != self.count(subset):
+            raise InputError(
+                f"{path}: has {len(found)} {subset} windows, statistics.json says {self.count(subset)}; {_AGAIN}."
+            )
+        return found
 
     @cached_property
     def digest(self) -> str:

@@ -176,15 +176,20 @@ def strand_order(targets: pd.DataFrame) -> np.ndarray:
 
 
 def write_targets(path: str | os.PathLike, targets: pd.DataFrame) -> None:
-    """Write a table of `read_targets` so that `read_targets` gives it back.
+    """Write a table of `read_targets` so that `read_targets` gives it back; what is written is as `as_rows` says."""
+    rows = as_rows(targets)
+    lines = ["\t".join(rows[0]), *("\t".join(row.values()) for row in rows)]
+    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
-    `strand_pair` is written as the partner's index, absent numbers as nothing, `category` not at all.
+
+def as_rows(targets: pd.DataFrame) -> list[dict[str, str]]:
+    """The rows of a table of `read_targets` as words by column, which a model keeps of its tracks.
+
+    `strand_pair` is the partner's index, absent numbers are empty, `category` is left out.
     """
     table = targets.drop(columns="category").astype(object)
     pair = targets["strand_pair"]
     table["strand_pair"] = ["" if pd.isna(p) else int(targets["index"].iloc[int(p)]) for p in pair]
     for name in ("clip", "clip_soft", "scale"):
         table[name] = ["" if math.isnan(value) else f"{value:.12g}" for value in targets[name]]
-    lines = ["\t".join(table.columns)]
-    lines += ["\t".join(str(value) for value in row) for row in table.itertuples(index=False)]
-    Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    return table.astype(str).to_dict("records")

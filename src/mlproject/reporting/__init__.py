@@ -1,6 +1,7 @@
 """Tables, figures and text from numbers that others have computed: the only user of matplotlib and seaborn.
 
 style.py        colours and looks that all figures share
+tracks.py       tracks: how well each is predicted
 grids.py        a grid of trainings, variant by variant
 activities.py   constructs: measured against predicted
 signals.py      signal along the genome
@@ -10,16 +11,15 @@ from mlproject.reporting.activities import activity_figure, comparison_text, wri
 from mlproject.reporting.grids import (
     Tracks,
     category_figure,
-    category_summary,
     grid_tables,
     overall_figure,
     results_text,
     scatter_figure,
-    track_table,
     variant_colors,
     write_grid,
 )
 from mlproject.reporting.signals import SignalPanel, signal_figure, write_signal_figure
+from mlproject.reporting.tracks import category_summary, numbers_text, track_results, track_table
 
 __all__ = [
     "SignalPanel",
@@ -29,10 +29,12 @@ __all__ = [
     "category_summary",
     "comparison_text",
     "grid_tables",
+    "numbers_text",
     "overall_figure",
     "results_text",
     "scatter_figure",
     "signal_figure",
+    "track_results",
     "track_table",
     "variant_colors",
     "write_activity_figure",

@@ -18,11 +18,11 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from mlproject.reporting.style import PALETTE, STYLE, aligned, save
+from mlproject.reporting.tracks import categories_in_order, mean_and_sd
 
 Tracks = Mapping[tuple[str, int], pd.DataFrame]
 
 _NOT_CATEGORIES = ("variant", "seed", "train_loss", "pearson_mean", "failure")
-_FIRST_CATEGORIES = ("DNASE", "CAGE", "CHIP", "ATAC")
 _BARS: dict[str, Any] = {
     "errorbar": "sd",
     "palette": PALETTE,
@@ -34,33 +34,6 @@ _BARS: dict[str, Any] = {
 
 
 # -- tables
-
-
-def track_table(
-    targets: pd.DataFrame, pearson: np.ndarray, r2: np.ndarray, n: int | np.ndarray
-) -> pd.DataFrame:
-    """One row for each track: index, identifier, description, category, pearson_r, r2, n.
-
-    Args:
-        targets: columns index, identifier, description and category, in the order of the arrays.
-        pearson: shape=(tracks,); NaN where the track or its prediction does not vary.
-        r2: shape=(tracks,).
-        n: values that each number is of.
-    """
-    table = targets[["index", "identifier", "description", "category"]].reset_index(drop=True)
-    return table.assign(pearson_r=np.asarray(pearson), r2=np.asarray(r2), n=n)
-
-
-def category_summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Pearson r by category: category, tracks, nan_tracks, mean, median, std (of a sample), min, max.
-
-    `tracks` counts all of them; the statistics leave the NaN ones out.
-    """
-    groups = table.groupby("category")["pearson_r"]
-    summary = groups.agg(["mean", "median", "std", "min", "max"])
-    summary.insert(0, "nan_tracks", groups.size() - groups.count())
-    summary.insert(0, "tracks", groups.size())
-    return summary.loc[_in_order(list(summary.index))].reset_index()
 
 
 def grid_tables(results: pd.DataFrame, organism: str) -> dict[str, pd.DataFrame]:
@@ -99,7 +72,7 @@ def results_text(results: pd.DataFrame) -> str:
     lines = [header]
     for variant, rows in results.groupby("variant", sort=False):
         measured = f"{rows['pearson_mean'].count()}/{len(rows)}"
-        numbers = [_mean_and_sd(rows[name]) for name in ("pearson_mean", *categories, "train_loss")]
+        numbers = [mean_and_sd(rows[name]) for name in ("pearson_mean", *categories, "train_loss")]
         lines.append([str(variant), measured, *numbers])
     text = [aligned(lines)]
     if "failure" in results:
@@ -166,7 +139,7 @@ def overall_figure(results: pd.DataFrame, organism: str) -> Figure:
         **what, hue="label", palette=PALETTE, jitter=False, edgecolor="0.2", linewidth=0.6, ax=seeds
     )
     for place, (_, values) in enumerate(results.groupby("variant", sort=False)["pearson_mean"]):
-        text = _mean_and_sd(values)
+        text = mean_and_sd(values)
         seeds.annotate(text, (1.02, place), xycoords=seeds.get_yaxis_transform(), va="center_baseline")
     bars.set(xlabel="Pearson r, mean over tracks\n(bars: mean over seeds; lines: ± 1 sd)", ylabel="")
     seeds.set(
@@ -215,7 +188,7 @@ def scatter_figure(tracks: Tracks, organism: str, x: str = "vanilla", y: str = "
     if horizontal is None or vertical is None:
         return None
     both = horizontal.assign(y=vertical["pearson_r"]).rename(columns={"pearson_r": "x"})
-    categories = _in_order(both["category"].unique().tolist())
+    categories = categories_in_order(both["category"].unique().tolist())
     columns = min(len(categories), 4)
     rows = -(-len(categories) // columns)
     figure = Figure(figsize=(0.6 + 2.5 * columns, 0.9 + 2.7 * rows), layout="compressed")
@@ -246,14 +219,7 @@ def scatter_figure(tracks: Tracks, organism: str, x: str = "vanilla", y: str = "
 
 
 def _categories(results: pd.DataFrame) -> list[str]:
-    return _in_order([name for name in results.columns if name not in _NOT_CATEGORIES])
-
-
-def _in_order(categories: list[str]) -> list[str]:
-    """The four categories of the published data first, in its order; then the others as they come."""
-    return [name for name in _FIRST_CATEGORIES if name in categories] + [
-        name for name in categories if name not in _FIRST_CATEGORIES
-    ]
+    return categories_in_order([name for name in results.columns if name not in _NOT_CATEGORIES])
 
 
 def _labels(results: pd.DataFrame) -> dict[str, str]:
@@ -263,13 +229,6 @@ def _labels(results: pd.DataFrame) -> dict[str, str]:
         of = "" if values.notna().all() else f" of {len(values)}"
         labels[variant] = f"{variant} ({values.count()}{of} seed{'' if len(values) == 1 else 's'})"
     return labels
-
-
-def _mean_and_sd(values: pd.Series) -> str:
-    values = values.dropna()
-    if values.empty:
-        return "missing"
-    return f"{values.mean():.4f}" + (f" ± {values.std():.4f}" if len(values) > 1 else "")
 
 
 def _seed_average(tracks: Tracks, variant: str) -> pd.DataFrame | None:

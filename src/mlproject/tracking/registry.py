@@ -13,17 +13,19 @@ from mlproject.tracking import store
 CHECKPOINT = (
     "checkpoint"  # the artifact folder of a run that holds its model as enformer_core.checkpoints saves it
 )
+HEAD = "head"  # the artifact folder of a run that holds its head alone
 FORMS = "runs:/ID, runs:/ID/PATH, models:/NAME@ALIAS, models:/NAME/VERSION or models:/m-ID"
 
 
-def fetch_checkpoint(address: str, folder: Path) -> Path:
+def fetch_checkpoint(address: str, folder: Path, artifact: str = CHECKPOINT) -> Path:
     """Downloads the checkpoint behind an address into `folder`, as a whole or not at all; returns where it is.
 
     Of a model it is the checkpoint of the run that made it: what is logged as a model predicts and cannot be trained.
 
     Args:
-        address: `runs:/ID`, `runs:/ID/PATH` for another artifact folder than `checkpoint`, `models:/NAME@ALIAS`,
+        address: `runs:/ID`, `runs:/ID/PATH` for another artifact folder, `models:/NAME@ALIAS`,
             `models:/NAME/VERSION` or `models:/m-ID`.
+        artifact: which artifact folder, where the address does not say.
         folder: made where there is none; what is fetched must not be there yet.
 
     Raises:
@@ -31,7 +33,7 @@ def fetch_checkpoint(address: str, folder: Path) -> Path:
     """
     client = store.open_store()
     try:
-        run, path = _run_and_path(client, address)
+        run, path = _run_and_path(client, address, artifact)
         client.get_run(run)
         if not client.list_artifacts(run, path):
             names = ", ".join(artifact.path for artifact in client.list_artifacts(run)) or "none"
@@ -45,10 +47,10 @@ def fetch_checkpoint(address: str, folder: Path) -> Path:
         raise InputError(f"{address}: {reason}") from error
 
 
-def _run_and_path(client: MlflowClient, address: str) -> tuple[str, str]:
+def _run_and_path(client: MlflowClient, address: str, artifact: str) -> tuple[str, str]:
     """The run that an address leads to, and the artifact folder in it."""
     if match := re.fullmatch(r"runs:/+([^/]+)(?:/+(.+?))?/*", address):
-        return match[1], match[2] or CHECKPOINT
+        return match[1], match[2] or artifact
     if match := re.fullmatch(r"models:/+(m-[0-9a-f]{32})", address):
         run = client.get_logged_model(match[1]).source_run_id
     elif match := re.fullmatch(r"models:/+([^/]+)@([^/@]+)", address):
@@ -59,7 +61,7 @@ def _run_and_path(client: MlflowClient, address: str) -> tuple[str, str]:
         raise InputError(f"{address}: not an address of MLflow; expected {FORMS}")
     if not run:
         raise InputError(f"{address}: made by no run, so there is no checkpoint; name a run that has one")
-    return run, CHECKPOINT
+    return run, artifact
 
 
 def _run_of(client: MlflowClient, version: object) -> str | None:

@@ -1,0 +1,471 @@
+"""Train a new track head on a trunk that stays as it is."""
+
+import dataclasses
+import math
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import tensorflow as tf
+
+from enformer_core import checkpoints
+from enformer_core.enformer import BIN_SIZE_BP, Enformer
+from enformer_core.heads import TRACK_HEADS, TrackHeadConfig
+from enformer_core.track_model import TrackModel
+from mlproject import __version__, baselines, reporting, weights
+from mlproject.data.demo import demo_dataset
+from mlproject.data.published_h5 import import_h5, is_prefix
+from mlproject.data.records import TrackDataset, open_dataset, verify
+from mlproject.data.targets import as_rows
+from mlproject.errors import InputError, OutOfMemory, Stopped, one_line
+from mlproject.evaluation import mean_over_tracks
+from mlproject.head_training import HeadTrainer, StoredWindows, loss_function
+from mlproject.resuming import StepCheckpoints, fingerprint, fit_keeping_best, only_one
+from mlproject.training import Schedule
+
+if TYPE_CHECKING:
+    from mlproject.tracking.runs import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Train a new track head on a frozen trunk, from embeddings that are computed once."""
+
+    data: str = "demo"
+    """Dataset folder in the Basenji layout, PREFIX of published PREFIX.N.h5 files, or demo: made-up data."""
+    organism: str = "human"
+    """Folder of the dataset; the head gets its name. Of h5 files: what to call the head."""
+    valid_files: int = 0
+    """Of h5 files, how many are the validation split, from the first on. 0: a fifth, as published."""
+    test_files: int = 0
+    """Of h5 files, how many are the test split, the next ones. 0: none, so that eval_split must be valid."""
+    weights: str = "random"
+    """Trunk: a checkpoint folder, published, a PyTorch state dict, runs:/..., models:/..., or random."""
+    weights_dir: str = ""
+    """Where the published weights are, in place of the variable ENFORMERBASELINE."""
+    download: bool = False
+    """Whether published weights that are not there may be fetched from their bucket."""
+    preset: Literal["full", "quarter", "tiny"] = "tiny"
+    """Size of a random trunk; other weights have their own."""
+    head: Literal["linear", "hidden", "attention"] = "linear"
+    """Layers before softplus: a linear one, a hidden and a linear one, or attention beside the embedding."""
+    hidden_size: int = 0
+    """Channels of a hidden layer. 0: what head says."""
+    num_heads: int = 0
+    """Heads of the attention layer. 0: what head says."""
+    key_size: int = 64
+    """Size of its keys, for each head."""
+    value_size: int = 64
+    """Size of its values, for each head."""
+    loss: Literal["poisson", "poisson_multinomial"] = "poisson"
+    """Poisson for each bin, or for each track's total, with a multinomial for where in the window it lies."""
+    total_weight: float = 0.2
+    """Of poisson_multinomial: weight of the totals beside where they lie."""
+    epochs: int = 20
+    """Epochs of steps_per_epoch steps; validation follows each, and the best one is kept."""
+    steps_per_epoch: int = 400
+    """Training steps of an epoch."""
+    batch_size: int = 4
+    """Windows of a training step."""
+    learning_rate: float = 5.0e-4
+    """Learning rate of Adam after the warm-up."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate rises linearly."""
+    clip_norm: float = 0.0
+    """Gradients are scaled down to this global norm; 0 leaves them as they are."""
+    patience: int = 0
+    """Epochs without a lower validation loss after which a training ends (0: never)."""
+    reverse_complement: bool = False
+    """Show each training window on a strand drawn at random; keeps twice the embeddings."""
+    seeds: tuple[int, ...] = (42,)
+    """Seeds: of the head's first weights, a random trunk (the first seed) and the order of windows."""
+    cache: Literal["on", "off"] = "on"
+    """Whether embeddings are computed once and kept in work_dir, or computed in every step."""
+    eval_split: Literal["test", "valid"] = "test"
+    """Split of the final evaluation, whole: test or valid."""
+    checkpoint_seconds: float = 60.0
+    """A training that is killed loses at most this much and one epoch."""
+    work_dir: Path = Path("work")
+    """Folder for the demo, embeddings, fetched weights and the checkpoints of unfinished trainings."""
+    experiment: str = "train_head"
+    """MLflow experiment."""
+
+
+# What may differ between two commands that continue the same study.
+_NOT_OF_THE_STUDY = (
+    "data",
+    "weights",
+    "weights_dir",
+    "download",
+    "preset",
+    "seeds",
+    "cache",
+    "work_dir",
+    "experiment",
+    "checkpoint_seconds",
+)
+_WINDOWS_SHOWN = 3
+_TRACKS_SHOWN = 2
+
+
+def check(options: Options) -> None:
+    """Refuses what cannot run, before a run exists.
+
+    Raises:
+        InputError: one line that names the option or the file, what was found and what to do.
+    """
+    for name in ("epochs", "steps_per_epoch", "batch_size"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name}: found {getattr(options, name)}; it must be 1 or more")
+    for name in (
+        "warmup_steps",
+        "learning_rate",
+        "clip_norm",
+        "patience",
+        "total_weight",
+        "hidden_size",
+        "num_heads",
+        "valid_files",
+        "test_files",
+        "checkpoint_seconds",
+    ):
+        if not getattr(options, name) >= 0:
+            raise InputError(f"--{name}: found {getattr(options, name)}; it cannot be negative")
+    for seed in options.seeds:
+        if not 0 <= seed < 2**31:
+            raise InputError(f"--seeds: found {seed}; it must be from 0 to {2**31 - 1}")
+    if not options.seeds or len(set(options.seeds)) != len(options.seeds):
+        raise InputError(
+            f"--seeds: found {','.join(map(str, options.seeds))!r}; give at least one, each once"
+        )
+    weights.check(options.weights, options.weights_dir, options.download)
+    _head(options, num_tracks=1)
+    _open(options)
+
+
+def run(options: Options, run: "Run") -> int:
+    """Trains what is missing of the study: one head for each seed.
+
+    Returns:
+        0, or 1 when a seed failed; the others have run all the same.
+    """
+    began = time.perf_counter()
+    tf.config.experimental.enable_op_determinism()
+    dataset = _open(options)
+    enformer = _trunk(options, dataset)
+    trunk = fingerprint(
+        {
+            "weights": checkpoints.digest(enformer.trunk_variables),
+            "config": {**dataclasses.asdict(enformer.config), "heads": {}},
+            "version": __version__,
+        }
+    )
+    study = _study(options, dataset, trunk)
+    run.rename(f"train_head {study[:8]}")
+    with only_one(options.work_dir / "train_head" / f"{study}.lock"):
+        run.take_over({"grid": study})
+        outcomes = _train_seeds(options, run, dataset, enformer, trunk, study)
+    _report(options, run, study, outcomes)
+    run.summarize({"seconds/total": time.perf_counter() - began})
+    return 1 if any(outcome.failure for outcome in outcomes) else 0
+
+
+# --- what goes in -------------------------------------------------------------------------------------------------
+
+
+def _open(options: Options) -> TrackDataset:
+    """The dataset, read once from end to end."""
+    if options.data == "demo":
+        folder = demo_dataset(options.work_dir)
+    elif is_prefix(options.data):
+        folder = import_h5(
+            options.data,
+            options.organism,
+            options.work_dir,
+            valid_files=options.valid_files,
+            test_files=options.test_files,
+        )
+    else:
+        folder = Path(options.data).resolve()
+    dataset = open_dataset(folder, options.organism)
+    for subset in ("train", "valid", options.eval_split):
+        if not dataset.count(subset):
+            raise InputError(
+                f"{dataset.path}: has no {subset} windows"
+                + ("; give eval_split=valid, or test_files" if subset == "test" else "")
+            )
+        dataset.shards(subset)
+    dataset.head_bins()
+    verify(dataset, options.work_dir)
+    return dataset
+
+
+def _trunk(options: Options, dataset: TrackDataset) -> Enformer:
+    statistics = dataset.statistics
+    try:
+        return weights.load_trunk(
+            options.weights,
+            weights_dir=options.weights_dir,
+            download=options.download,
+            work_dir=options.work_dir,
+            random=lambda: weights.untrained(
+                options.preset, statistics.seq_length, options.seeds[0], dataset.head_bins()
+            ),
+            sequence_length=statistics.seq_length,
+            target_length=dataset.head_bins(),
+        )
+    except ValueError as error:
+        raise InputError(f"{dataset.path / 'statistics.json'}: {error}") from error
+
+
+def _head(options: Options, num_tracks: int) -> TrackHeadConfig:
+    chosen = {
+        **TRACK_HEADS[options.head],
+        **{name: size for name in ("hidden_size", "num_heads") if (size := getattr(options, name))},
+    }
+    try:
+        return TrackHeadConfig(num_tracks, key_size=options.key_size, value_size=options.value_size, **chosen)
+    except ValueError as error:
+        raise InputError(f"--{error}") from None
+
+
+def _study(options: Options, dataset: TrackDataset, trunk: str) -> str:
+    """A hash of all that the numbers depend on: the same command finds its own runs again by it."""
+    chosen = {
+        name: value for name, value in dataclasses.asdict(options).items() if name not in _NOT_OF_THE_STUDY
+    }
+    return fingerprint({**chosen, "dataset": dataset.digest, "trunk": trunk})
+
+
+# --- training -----------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class _Outcome:
+    """What one child run ended with: final numbers and tables, or a failure."""
+
+    seed: int
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    tracks: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
+    failure: str = ""
+
+
+def _train_seeds(
+    options: Options, run: "Run", dataset: TrackDataset, enformer: Enformer, trunk: str, study: str
+) -> list[_Outcome]:
+    outcomes = []
+    trainer: HeadTrainer | None = None  # made for the first seed that is not done, then used for all
+    for number, seed in enumerate(options.seeds, 1):
+        outcome = _Outcome(seed)
+        outcomes.append(outcome)
+        label = f"[{number}/{len(options.seeds)}] seed {seed}"
+        key = {"grid": study, "seed": str(seed)}
+        try:
+            with run.child(f"seed {seed}", key=key, params=_params(options, seed)) as child:
+                # With the run in its name: a run that is new has no history that a checkpoint could continue.
+                folder = options.work_dir / "train_head" / study / f"{seed}-{child.id}"
+                if not child.done:
+                    trainer = trainer or _trainer(options, dataset, enformer, trunk)
+                    _train_child(options, child, trainer, seed, folder, label)
+                outcome.metrics = child.metrics()
+                outcome.tracks = child.table(f"tracks_{dataset.organism}")
+            shutil.rmtree(folder, ignore_errors=True)
+            state = "was done before" if child.done else f"{outcome.metrics['seconds/total']:.1f} s"
+            print(
+                f"{label}: pearson/mean {outcome.metrics.get('pearson/mean', math.nan):.4f} ({state})",
+                flush=True,
+            )
+        except Stopped as stopped:
+            raise Stopped(f"{stopped} in seed {seed}; the same command goes on from there") from None
+        except tf.errors.ResourceExhaustedError as error:
+            raise OutOfMemory(
+                f"{label}: out of memory with --batch_size {options.batch_size} ({one_line(error)}); choose a smaller "
+                "one; what is trained already is kept"
+            ) from None
+        except InputError:  # what the user can mend would fail the other seeds too
+            raise
+        except Exception as error:
+            outcome.failure = one_line(error)
+            print(f"{label}: FAILED: {outcome.failure}", flush=True)
+    return outcomes
+
+
+# Options of a child that are worth a column beside its seed.
+_SHARED_PARAMS = (
+    "data",
+    "organism",
+    "weights",
+    "head",
+    "loss",
+    "epochs",
+    "steps_per_epoch",
+    "batch_size",
+    "learning_rate",
+    "reverse_complement",
+)
+
+
+def _params(options: Options, seed: int) -> dict[str, Any]:
+    """Parameters of a child: columns in which the runs of studies differ."""
+    head = dataclasses.asdict(_head(options, num_tracks=1))
+    sizes = {name: head[name] for name in ("hidden_size", "num_heads")}
+    return {"seed": seed, **{name: getattr(options, name) for name in _SHARED_PARAMS}, **sizes}
+
+
+def _trainer(options: Options, dataset: TrackDataset, enformer: Enformer, trunk: str) -> HeadTrainer:
+    stored = None
+    if options.cache == "on":
+        stored = StoredWindows(
+            options.work_dir / "embeddings" / f"{trunk}-{dataset.digest[:16]}",
+            dataset,
+            list(dict.fromkeys(["train", "valid", options.eval_split])),
+            2 * enformer.config.channels,
+            options.reverse_complement,
+        )
+    model = TrackModel(enformer, _head(options, dataset.statistics.num_targets), dataset.organism)
+    model.tracks[dataset.organism] = as_rows(dataset.targets)
+    trainer = HeadTrainer(
+        model,
+        dataset,
+        loss=loss_function(options.loss, options.total_weight),
+        batch_size=options.batch_size,
+        clip_norm=options.clip_norm,
+        reverse_complement=options.reverse_complement,
+        stored=stored,
+        work_dir=options.work_dir,
+    )
+    trainer.compile()
+    return trainer
+
+
+def _train_child(
+    options: Options, child: "Run", trainer: HeadTrainer, seed: int, folder: Path, label: str
+) -> None:
+    """Trains a head from one seed, or goes on with it, and keeps what came of it."""
+    began = time.perf_counter()
+    dataset, steps = trainer.dataset, options.steps_per_epoch
+    child.use_dataset(
+        name=f"{Path(options.data).name}/{dataset.organism}",
+        digest=dataset.digest,
+        source=str(dataset.path),
+        context="training",
+    )
+    saved = StepCheckpoints(
+        folder, trainer.model.head.variables, trainer.optimizer, options.checkpoint_seconds
+    )
+    trainer.reset(seed)
+    start = saved.restore()
+    if start:
+        print(f"{label}: goes on after step {start}", flush=True)
+
+    def measure() -> dict[str, float]:
+        found = trainer.evaluate("valid")
+        return {"validation/loss": found.loss, "validation/pearson": mean_over_tracks(found.pearson_r)}
+
+    result = fit_keeping_best(
+        trainer.step,
+        trainer.batches(seed, start),
+        Schedule(options.epochs, steps, options.warmup_steps, options.learning_rate),
+        child.log,
+        saved,
+        measure=measure,
+        losses=child.series("validation/loss")[: start // steps],
+        patience=options.patience,
+        flush=child.flush,
+        seed=seed,
+        start=start,
+        label=label,
+    )
+    child.summarize({"seconds/train": result.seconds, "best/step": saved.restore_best()})
+    child.summarize(_keep_evaluation(options, child, trainer))
+    with tempfile.TemporaryDirectory() as temporary:
+        trainer.save(Path(temporary), options.weights)
+        for name in ("head", "checkpoint"):
+            child.keep(Path(temporary, name))
+        bins, tracks = dataset.head_bins(), dataset.statistics.num_targets
+        child.log_model(
+            Path(temporary, "saved_model"),
+            name="model",
+            input_shape=(-1, dataset.statistics.seq_length, 4),
+            output_shapes={dataset.organism: (-1, bins, tracks)},
+        )
+    child.summarize({"seconds/total": time.perf_counter() - began})
+
+
+# --- what comes out -----------------------------------------------------------------------------------------------
+
+_BASELINES = {"bin_mean": "training mean of the bin", "gc": "GC content"}
+
+
+def _keep_evaluation(options: Options, child: "Run", trainer: HeadTrainer) -> dict[str, float]:
+    """Evaluates the whole split, keeps tables and figure and returns the final numbers."""
+    dataset, split = trainer.dataset, options.eval_split
+    found = trainer.evaluate(split)
+    tables, numbers = reporting.track_results(
+        dataset.targets, found.pearson_r, found.r2, found.n, organism=dataset.organism
+    )
+    others = baselines.track_baselines(dataset, split)
+    table = tables[f"tracks_{dataset.organism}"]
+    for name, other in others.items():
+        table[f"pearson_r_{name}"] = other
+        numbers[f"pearson/{name}"] = mean_over_tracks(other)
+    for name, frame in tables.items():
+        child.keep_table(name, frame)
+    _keep_figure(child, trainer, split, found.pearson_r)
+    return {**numbers, f"{split}/loss": found.loss, f"{split}/windows": dataset.count(split)}
+
+
+def _keep_figure(child: "Run", trainer: HeadTrainer, split: str, pearson_r: np.ndarray) -> None:
+    """Draws predicted against measured signal: the tracks of the best and of the median r, in the first windows."""
+    dataset = trainer.dataset
+    order = np.argsort(np.nan_to_num(pearson_r, nan=-2))[::-1]
+    known = max(1, int(np.count_nonzero(~np.isnan(pearson_r))))
+    shown = list(dict.fromkeys([int(order[0]), int(order[known // 2])]))[:_TRACKS_SHOWN]
+    predicted, measured = trainer.predict(split, _WINDOWS_SHOWN)
+    crop = (dataset.statistics.seq_length - dataset.head_bins() * BIN_SIZE_BP) // 2
+    places = dataset.places(split)
+    panels = []
+    for track in shown:
+        row = dataset.targets.iloc[track]
+        label = (
+            f"{row['identifier']} {row['description']}, r = {pearson_r[track]:.2f} over all {split} windows"
+        )
+        for window, (signal, truth) in enumerate(zip(predicted, measured, strict=True)):
+            chrom, start = f"{split} window {window}", 0
+            if places:
+                chrom, start = places[window].chrom, places[window].start + crop
+            signals = (signal[:, track], None, truth[:, track])
+            panels.append(reporting.SignalPanel(label, chrom, start, BIN_SIZE_BP, *signals))
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary, "windows.png")
+        child.keep(reporting.write_signal_figure(panels, f"{dataset.organism}: {split} windows", path))
+
+
+def _report(options: Options, run: "Run", study: str, outcomes: list[_Outcome]) -> None:
+    """The study's numbers over its seeds, in the store and in words."""
+    done = [outcome for outcome in outcomes if not outcome.failure]
+    for outcome in outcomes:
+        if outcome.failure:
+            print(f"failed: seed {outcome.seed}: {outcome.failure}")
+    if not done:
+        return
+    names = [name for name in done[0].metrics if name.startswith("pearson/") and "nan_tracks" not in name]
+    values = {name: [outcome.metrics.get(name, math.nan) for outcome in done] for name in names}
+    run.summarize({name: float(np.mean(found)) for name, found in values.items()})
+    print(f"\nPearson r on the {options.eval_split} split, a mean over tracks; mean and sd over seeds")
+    print(reporting.numbers_text({name.removeprefix("pearson/"): found for name, found in values.items()}))
+    how = run.share_comparison(
+        study,
+        group="seed",
+        colors=reporting.variant_colors([str(outcome.seed) for outcome in done]),
+        metrics=names,
+        params=("head", "loss", "learning_rate"),
+        series=("loss", "validation/loss", "validation/pearson"),
+    )
+    print(f"\nTo compare the seeds (start the UI first where a command stands above the address):\n{how}")
+    if options.weights == "random":
+        print("The trunk has random weights: this says nothing of a pretrained Enformer.")

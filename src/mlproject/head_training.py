@@ -1,0 +1,235 @@
+"""A track head on a trunk that stays as it is: trained on embeddings that were computed once, or in every step."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from enformer_core import checkpoints, initial
+from enformer_core.dna import ONE_HOT
+from enformer_core.losses import poisson, poisson_multinomial
+from enformer_core.saved_model import Predictor
+from enformer_core.track_model import TrackModel
+from mlproject import compilation
+from mlproject.data.batches import (
+    evaluation_batches,
+    other_strand,
+    training_batches,
+    training_rows,
+    windows_in_order,
+)
+from mlproject.data.records import Example, TrackDataset
+from mlproject.data.targets import strand_order
+from mlproject.embeddings import EmbeddingCache
+from mlproject.evaluation import Evaluation, evaluate, filled
+from mlproject.training import Adam, Batch, make_step
+
+Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+def loss_function(name: str, total_weight: float) -> Loss:
+    """The mean over `[B, bins, tracks]` targets and predictions of `poisson`, or of `poisson_multinomial`."""
+    if name == "poisson":
+        return lambda target, prediction: tf.reduce_mean(poisson(target, prediction))
+    return lambda target, prediction: tf.reduce_mean(poisson_multinomial(target, prediction, total_weight))
+
+
+class StoredWindows:
+    """Embeddings and targets of a dataset's windows on disk, to be read in any order.
+
+    Args:
+        folder: of this trunk and dataset alone.
+        dataset: its windows.
+        subsets: which of them are needed.
+        channels: of an embedding.
+        both_strands: whether the training windows are kept on the other strand too.
+    """
+
+    def __init__(
+        self, folder: Path, dataset: TrackDataset, subsets: Sequence[str], channels: int, both_strands: bool
+    ):
+        bins, tracks = dataset.head_bins(), dataset.statistics.num_targets
+        # stored targets of 128 bp are float16; of smaller bins, sums are made
+        kind = np.float16 if bins == dataset.statistics.target_length else np.float32
+        self._embeddings = EmbeddingCache(folder / "embeddings", bins, channels)
+        self._targets = EmbeddingCache(folder / "targets", bins, tracks, kind, "targets")
+        self._dataset = dataset
+        self._strands = {
+            subset: (False, True) if both_strands and subset == "train" else (False,) for subset in subsets
+        }
+
+    def fill(self, embed: Callable[[np.ndarray], np.ndarray], *, batch_size: int) -> int:
+        """Computes what is not there yet; returns how many embeddings that were.
+
+        Args:
+            embed: base codes `[n, L]` uint8 to `[n, bins, channels]`.
+            batch_size: the most windows of a call of it.
+        """
+        keys = [
+            self._key(subset, row, flipped)
+            for subset, strands in self._strands.items()
+            for row in range(self._dataset.count(subset))
+            for flipped in strands
+        ]
+        read = self._reader()
+        self._targets.fill(keys, lambda at: np.stack([e.target for e in read(at)]), batch_size=batch_size)
+        read = self._reader()
+        return self._embeddings.fill(
+            keys, lambda at: embed(np.stack([e.sequence for e in read(at)])), batch_size=batch_size
+        )
+
+    def read(self, subset: str, rows: Sequence[int], flipped: Sequence[bool]) -> Batch:
+        """The batch of these windows: `embedding` `[B, bins, C]` and `target` `[B, bins, tracks]`, float32."""
+        keys = [self._key(subset, row, strand) for row, strand in zip(rows, flipped, strict=True)]
+        # widened here: XLA would multiply in float16, and TensorFlow's first cast of one prints a warning
+        embedding, target = (kept.read(keys).astype(np.float32) for kept in (self._embeddings, self._targets))
+        return {"embedding": tf.constant(embedding), "target": tf.constant(target)}
+
+    def _key(self, subset: str, row: int, flipped: bool) -> str:
+        return f"{subset}-{row}{'-' if flipped else '+'}"
+
+    def _reader(self) -> Callable[[list[int]], list[Example]]:
+        """What gives the windows at these positions of `fill`'s keys, which only grow from call to call."""
+        every = enumerate(self._in_order())
+
+        def read(positions: list[int]) -> list[Example]:
+            wanted = iter(positions)
+            return [next(example for at, example in every if at == position) for position in wanted]
+
+        return read
+
+    def _in_order(self) -> Iterator[Example]:
+        swap = strand_order(self._dataset.targets)
+        for subset, strands in self._strands.items():
+            for example in windows_in_order(self._dataset, subset):
+                for flipped in strands:
+                    yield other_strand(example, swap) if flipped else example
+
+
+class HeadTrainer:
+    """A trunk with a new track head, its optimizer and its traced functions, used for one seed after another.
+
+    Args:
+        model: its trunk stays as it is, bit by bit.
+        dataset: windows of the trunk's own length.
+        loss: of targets and predictions.
+        batch_size: windows of a training step and of a prediction.
+        clip_norm: gradients are scaled down to this global norm; 0 leaves them as they are.
+        reverse_complement: training windows are shown on a strand drawn at random.
+        stored: embeddings that were computed before; None computes them in every step.
+        work_dir: as `training_batches` takes it.
+    """
+
+    def __init__(
+        self,
+        model: TrackModel,
+        dataset: TrackDataset,
+        *,
+        loss: Loss,
+        batch_size: int,
+        clip_norm: float,
+        reverse_complement: bool,
+        stored: StoredWindows | None,
+        work_dir: Path,
+    ):
+        self.model = model
+        self.dataset = dataset
+        self.optimizer = Adam(model.head.trainable_variables)
+        self._loss_function = loss
+        self._batch_size = batch_size
+        self._reverse_complement = reverse_complement
+        self._stored = stored
+        self._work_dir = work_dir
+        self._step = make_step(self._loss, self.optimizer, clip_norm)
+        self._head = tf.function(model.head, jit_compile=True, autograph=False)
+        self._trunk = tf.function(self._frozen_trunk, jit_compile=True, autograph=False)
+        self._predictor: Predictor | None = None
+
+    def compile(self) -> None:
+        """Computes embeddings that are missing; traces and compiles step and prediction. `reset` before training."""
+        if self._stored is not None:
+            with compilation.compiling():
+                self._stored.fill(self.embed, batch_size=self._batch_size)
+        with compilation.compiling():
+            batch = next(self.batches(seed=0, start=0))
+            self.step(batch, 0.0, np.zeros(2, np.int32))
+            self._predict(batch)
+
+    def reset(self, seed: int) -> None:
+        """Back to before the first step: a new head."""
+        initial.initialize(self.model.head, seed)
+        self.optimizer.reset()
+
+    def embed(self, codes: np.ndarray) -> np.ndarray:
+        """What the trunk says of at most a batch of windows: base codes `[n, L]` to `[n, bins, 2C]` float32."""
+        return filled(self._trunk, self._batch_size)(tf.constant(np.take(ONE_HOT, codes, axis=0))).numpy()
+
+    def batches(self, seed: int, start: int) -> Iterator[Batch]:
+        """Endless training batches, already at step `start`; of embeddings, where they are kept."""
+        how = {"batch_size": self._batch_size, "seed": seed, "start": start}
+        both = self._reverse_complement
+        if self._stored is None:
+            return training_batches(self.dataset, **how, reverse_complement=both, work_dir=self._work_dir)
+        rows = training_rows(self.dataset.count("train"), **how, reverse_complement=both)
+        return (self._stored.read("train", *batch) for batch in rows)
+
+    def step(self, batch: Batch, learning_rate: float, key: np.ndarray) -> dict[str, tf.Tensor]:
+        """One training step of the head."""
+        return self._step(batch, learning_rate, key)
+
+    def evaluate(self, subset: str) -> Evaluation:
+        """Pearson r, R2 and the loss over the whole of a subset."""
+        tracks = self.dataset.statistics.num_targets
+        return evaluate(self._predict, self.evaluation_batches(subset), tracks, self._loss_function)
+
+    def evaluation_batches(self, subset: str) -> Iterator[Batch]:
+        """Every window of a subset once, in file order; of embeddings, where they are kept."""
+        if self._stored is None:
+            yield from evaluation_batches(self.dataset, subset, batch_size=self._batch_size)
+            return
+        total = self.dataset.count(subset)
+        for start in range(0, total, self._batch_size):
+            rows = range(start, min(start + self._batch_size, total))
+            yield self._stored.read(subset, rows, [False] * len(rows))
+
+    def predict(self, subset: str, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """Predicted and measured signal of the first windows of a subset: `[n, bins, tracks]` float32 each."""
+        predicted, measured = [], []
+        for batch in self.evaluation_batches(subset):
+            predicted.append(self._predict(batch).numpy())
+            measured.append(batch["target"].numpy())
+            if sum(map(len, measured)) >= most:
+                break
+        return np.concatenate(predicted)[:most], np.concatenate(measured)[:most]
+
+    def save(self, folder: Path, weights: str) -> None:
+        """Writes `FOLDER/head`, the head alone, and `checkpoint` and `saved_model` of trunk and head together.
+
+        Args:
+            folder: where to.
+            weights: what people call the trunk.
+        """
+        checkpoints.save_head(folder / "head", self.model, weights)
+        checkpoints.save(folder / "checkpoint", self.model)
+        if self._predictor is None:
+            self._predictor = Predictor(self.model)
+        self._predictor.save(folder / "saved_model")
+
+    # -- inside
+
+    def _frozen_trunk(self, sequence: tf.Tensor) -> tf.Tensor:
+        return self.model.enformer.trunk(sequence, is_training=False)
+
+    def _embedding(self, batch: Batch) -> tf.Tensor:
+        return batch["embedding"] if "embedding" in batch else self._frozen_trunk(batch["sequence"])
+
+    def _loss(
+        self, batch: Batch, is_training: bool, key: tf.Tensor
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        return self._loss_function(batch["target"], self.model.head(self._embedding(batch))), {}
+
+    def _predict(self, batch: Batch) -> tf.Tensor:
+        if "embedding" in batch:
+            return filled(self._head, self._batch_size)(batch["embedding"])
+        return filled(lambda sequence: self._head(self._trunk(sequence)), self._batch_size)(batch["sequence"])
