@@ -54,7 +54,7 @@ def test_each_missing_window_is_computed_once(tmp_path):
     assert cache.missing(KEYS) == list(range(10))
     assert cache.fill(KEYS[:4], trunk, batch_size=3, say=said.append) == 4
     assert trunk.asked == [KEYS[:3], KEYS[3:4]]
-    assert said == [f"embeddings: 4 of 4 windows to compute, 0.00 GB, in {tmp_path / 'trunk'}"]
+    assert said == [f"embeddings: 4 of 4 windows to compute, 0.00 MB, in {tmp_path / 'trunk'}"]
     trunk.asked.clear()
     assert cache.missing(KEYS) == list(range(4, 10))
     assert cache.fill(KEYS, trunk, batch_size=3) == 6
@@ -194,7 +194,7 @@ def test_what_float16_cannot_hold_is_refused(tmp_path, value):
         found[-1, 1, 2] = value
         return found
 
-    with pytest.raises(InputError, match=r"an embedding is NaN or beyond float16; .* cache=off$"):
+    with pytest.raises(InputError, match=r"of the embeddings one is NaN or beyond float16; .* cache=off$"):
         cache_in(tmp_path).fill(KEYS, embed, batch_size=2)
     assert not list((tmp_path / "trunk").iterdir())
 
@@ -209,7 +209,7 @@ def test_a_disk_that_is_too_small_is_one_line_before_the_work(tmp_path, monkeypa
     trunk, cache = Trunk(), cache_in(tmp_path)
     needed = len(KEYS) * 2 * BINS * CHANNELS
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
-    with pytest.raises(InputError, match=r"trunk: 0.00 GB needed for embeddings, 0.00 GB free; .*cache=off"):
+    with pytest.raises(InputError, match=r"trunk: 0.00 MB needed for embeddings, 0.00 MB free; .*cache=off"):
         cache.fill(KEYS, trunk, batch_size=2)
     assert not trunk.asked and not list((tmp_path / "trunk").iterdir())
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed))
@@ -233,6 +233,35 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_no_part_of_a_file(tmp_path,
     cache = cache_in(tmp_path)
     assert cache.fill(KEYS, Trunk(), batch_size=4) == 6  # the first shard is there
     np.testing.assert_array_equal(cache.read(KEYS), expected(KEYS))
+
+
+def test_another_dtype_has_its_own_limits_and_a_name(tmp_path):
+    said = []
+    cache = EmbeddingCache(tmp_path / "targets", 2, 3, np.float32, "targets")
+    values = np.array([[[1e30, 0.1, 70_000], [0, 1, 2]]])
+    cache.fill(["a"], lambda positions: values, batch_size=1, say=said.append)
+    assert said == [f"targets: 1 of 1 windows to compute, 0.00 MB, in {tmp_path / 'targets'}"]
+    found = cache.read(["a"])
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, values.astype(np.float32))
+    with pytest.raises(InputError, match="of the targets one is NaN or beyond float32"):
+        cache.fill(["b"], lambda positions: values * 1e30, batch_size=1)
+
+
+@pytest.mark.parametrize(
+    ("bins", "said"),
+    [(2000, "0.06 MB"), (3_333_333, "100.00 MB"), (3_333_334, "0.10 GB"), (10**8, "3.00 GB")],
+)
+def test_the_size_is_said_in_a_unit_that_fits(tmp_path, monkeypatch, bins, said):
+    class Enough(Exception):
+        pass
+
+    def say(line):
+        raise Enough(line)
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**12))
+    with pytest.raises(Enough, match=f"3 of 3 windows to compute, {said}, in "):
+        EmbeddingCache(tmp_path / "trunk", bins, CHANNELS).fill(KEYS[:3], None, batch_size=1, say=say)
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):

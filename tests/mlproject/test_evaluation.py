@@ -10,6 +10,8 @@ from mlproject.evaluation import (
     construct_table,
     correlation,
     evaluate,
+    filled,
+    mean_over_tracks,
     within_folds,
 )
 
@@ -20,8 +22,8 @@ def test_equals_numpy_over_all_windows():
     targets = random.normal(size=(7, 2, 3)).astype(np.float32)
     noise = random.normal(size=(4, 3)).astype(np.float32)
 
-    def predict(sequence):
-        return tf.tensordot(sequence[:, 3:5], noise, 1)
+    def predict(batch):
+        return tf.tensordot(batch["sequence"][:, 3:5], noise, 1)
 
     batches = [
         {"sequence": tf.constant(sequences[i : i + 3]), "target": tf.constant(targets[i : i + 3])}
@@ -35,7 +37,40 @@ def test_equals_numpy_over_all_windows():
     )
     expected = 1 - ((flat - predictions) ** 2).sum(0) / ((flat - flat.mean(0)) ** 2).sum(0)
     np.testing.assert_allclose(found.r2, expected, rtol=1e-6)
-    assert found.n == 14
+    assert found.n == 14 and np.isnan(found.loss)
+
+    def worst(target, prediction):  # a mean over windows
+        return tf.reduce_mean(tf.reduce_max(tf.abs(target - prediction), [1, 2]))
+
+    by_window = np.abs(targets - sequences[:, 3:5] @ noise).max((1, 2))
+    found = evaluate(predict, batches, 3, worst)
+    assert found.loss == pytest.approx(by_window.mean(), rel=1e-5)
+    # every window counts once, though the last batch is smaller
+    assert abs(np.mean([by_window[:3].mean(), by_window[3:6].mean(), by_window[6]]) / found.loss - 1) > 1e-3
+
+
+def test_of_no_batch_at_all_everything_is_nan():
+    found = evaluate(lambda batch: batch["target"], [], 2, lambda target, prediction: 1 / 0)
+    assert np.isnan(found.pearson_r).all() and found.n == 0 and np.isnan(found.loss)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4])
+def test_fewer_rows_are_filled_up_with_zeros(rows):
+    seen = []
+
+    def predict(x):
+        seen.append(x.numpy())
+        return x * 2 + 1
+
+    given = np.random.default_rng(0).normal(size=(rows, 3, 2)).astype(np.float32)
+    found = filled(predict, 4)(tf.constant(given))
+    np.testing.assert_array_equal(found, given * 2 + 1)
+    np.testing.assert_array_equal(seen[0], np.concatenate([given, np.zeros((4 - rows, 3, 2), np.float32)]))
+
+
+def test_the_mean_over_tracks_leaves_out_what_is_nan():
+    assert mean_over_tracks(np.array([0.5, np.nan, 0.25])) == 0.375
+    assert np.isnan(mean_over_tracks(np.array([np.nan, np.nan])))
 
 
 # --- activities of constructs -------------------------------------------------------------------------------------
