@@ -4,7 +4,8 @@ FOLDER/config.json     which model, every field of its configuration
 FOLDER/weights.npz     one array for each variable, by variable name (zip, with a checksum for each array)
 FOLDER/tracks.json     what the tracks of each head are, where that is known
 
-A track head can be saved by itself: config.json then names the trunk that it was trained on, by the digest of its weights.
+A track head can be saved by itself: config.json then names the trunk that it was trained on, by the digest of its
+weights.
 """
 
 import contextlib
@@ -90,18 +91,14 @@ def load(
     if sequence_length is not None and activity is None:
         config = dataclasses.replace(config, sequence_length=sequence_length, target_length=target_length)
     model: Enformer | ActivityModel | TrackModel
-    try:
+    with _making(folder):
         model = enformer = Enformer(config)
         if activity is not None:
             model = ActivityModel(enformer, activity)
         elif head is not None:
             model = TrackModel(enformer, head, name)
-    except (MemoryError, OverflowError, TypeError, ValueError, tf.errors.OpError) as error:
-        raise ValueError(
-            f"{folder / 'config.json'}: no such model can be made ({_first_line(error)})"
-        ) from error
     assign(model, values, folder / "weights.npz")
-    model.tracks.update(_read_tracks(folder))
+    model.tracks.update(_read_tracks(folder, {name: head.num_tracks} if head else config.heads))
     return model
 
 
@@ -123,13 +120,27 @@ def load_head(folder: Path | str, enformer: Enformer) -> TrackModel:
         name, trunk = document["config"]["name"], document["trunk"]
         head = TrackHeadConfig(**document["config"]["head"])
         head_module_name(name)
-    if trunk["digest"] != digest(enformer.trunk_variables):
-        raise ValueError(f"{folder}: this head was trained on another trunk: that of {trunk['weights']}")
-    model = TrackModel(enformer, head, name)
+        weights, expected = trunk["weights"], trunk["digest"]
+    if expected != digest(enformer.trunk_variables):
+        raise ValueError(f"{folder}: this head was trained on another trunk: that of {weights}")
     source = folder / "weights.npz"
-    assign(model.head, read_arrays(source), source)
-    model.tracks.update(_read_tracks(folder))
+    values, tracks = read_arrays(source), _read_tracks(folder, {name: head.num_tracks})
+    with _making(folder):
+        model = TrackModel(enformer, head, name)
+    assign(model.head, values, source)
+    model.tracks.update(tracks)
     return model
+
+
+@contextlib.contextmanager
+def _making(folder: Path) -> Iterator[None]:
+    """What goes wrong when a model is made of a configuration, such as sizes too large, is a ValueError of one line."""
+    try:
+        yield
+    except (MemoryError, OverflowError, TypeError, ValueError, tf.errors.OpError) as error:
+        raise ValueError(
+            f"{folder / 'config.json'}: no such model can be made ({_first_line(error)})"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -150,15 +161,18 @@ def _write(folder: Path, document: dict, variables: Iterable[tf.Variable], track
         np.savez(temporary / "weights.npz", **arrays(variables))  # type: ignore[arg-type]
 
 
-def _read_tracks(folder: Path) -> Tracks:
+def _read_tracks(folder: Path, heads: Mapping[str, int]) -> Tracks:
+    """What the tracks of these heads are; of a head that is not named, nothing is known."""
     path = folder / "tracks.json"
     if not path.exists():
         return {}
     try:
         tracks = json.loads(path.read_text())
-        for rows in tracks.values():
+        for name, rows in tracks.items():
             if not all(isinstance(word, str) for row in rows for word in row.values()):
                 raise TypeError("a value is no text")
+            if len(rows) != heads.get(name):
+                raise ValueError(f"{len(rows)} tracks of head {name}, the model has {heads.get(name, 0)}")
     except (AttributeError, *_NO_CONFIG) as error:
         raise ValueError(f"{path}: not the tracks of a model ({error})") from error
     return tracks

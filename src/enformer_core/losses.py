@@ -16,8 +16,8 @@ def poisson(target: tf.Tensor, prediction: tf.Tensor) -> tf.Tensor:
 def poisson_multinomial(target: tf.Tensor, prediction: tf.Tensor, total_weight: float) -> tf.Tensor:
     """Poisson loss of each track's total, and multinomial loss of where in the window it lies; both per bin.
 
-    With a `total_weight` of 1 they add up to `poisson`; below it, the shape of the signal counts for more than its height
-    (Linder et al. 2025, doi:10.1038/s41588-024-02053-6, where it is 0.2).
+    With a `total_weight` of 1 they add up to `poisson`; below it, the shape of the signal counts for more than its
+    height (Linder et al. 2025, doi:10.1038/s41588-024-02053-6, where it is 0.2).
 
     Args:
         target: `[B, bins, tracks]` float32, not negative.
@@ -28,7 +28,7 @@ def poisson_multinomial(target: tf.Tensor, prediction: tf.Tensor, total_weight: 
         `[B, tracks]`.
     """
     bins = tf.cast(tf.shape(target)[1], target.dtype)
-    prediction += EPSILON
+    prediction = prediction + EPSILON  # not in place: it may be an array of the caller
     total, predicted_total = tf.reduce_sum(target, 1), tf.reduce_sum(prediction, 1)  # [B, tracks]
     shape = -tf.reduce_sum(
         target * (tf.math.log(prediction) - tf.math.log(predicted_total)[:, tf.newaxis]), 1

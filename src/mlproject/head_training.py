@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -147,10 +148,14 @@ class HeadTrainer:
         self._predictor: Predictor | None = None
 
     def compile(self) -> None:
-        """Computes embeddings that are missing; traces and compiles step and prediction. `reset` before training."""
+        """Computes the embeddings that are missing, and compiles what a training needs; `reset` before it."""
         if self._stored is not None:
             with compilation.compiling():
                 self._stored.fill(self.embed, batch_size=self._batch_size)
+        self.compile_step()
+
+    def compile_step(self) -> None:
+        """Traces and compiles step and prediction; `reset` before training."""
         with compilation.compiling():
             batch = next(self.batches(seed=0, start=0))
             self.step(batch, 0.0, np.zeros(2, np.int32))
@@ -167,12 +172,13 @@ class HeadTrainer:
 
     def batches(self, seed: int, start: int) -> Iterator[Batch]:
         """Endless training batches, already at step `start`; of embeddings, where they are kept."""
-        how = {"batch_size": self._batch_size, "seed": seed, "start": start}
-        both = self._reverse_complement
-        if self._stored is None:
-            return training_batches(self.dataset, **how, reverse_complement=both, work_dir=self._work_dir)
-        rows = training_rows(self.dataset.count("train"), **how, reverse_complement=both)
-        return (self._stored.read("train", *batch) for batch in rows)
+        stored = self._stored
+        how: dict[str, Any] = {"batch_size": self._batch_size, "seed": seed, "start": start}
+        how["reverse_complement"] = self._reverse_complement
+        if stored is None:
+            return training_batches(self.dataset, **how, work_dir=self._work_dir)
+        rows = training_rows(self.dataset.count("train"), **how)
+        return (stored.read("train", windows.tolist(), flipped.tolist()) for windows, flipped in rows)
 
     def step(self, batch: Batch, learning_rate: float, key: np.ndarray) -> dict[str, tf.Tensor]:
         """One training step of the head."""

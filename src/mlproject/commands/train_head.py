@@ -5,6 +5,7 @@ import math
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -135,6 +136,9 @@ def check(options: Options) -> None:
     ):
         if not getattr(options, name) >= 0:
             raise InputError(f"--{name}: found {getattr(options, name)}; it cannot be negative")
+    for name in ("learning_rate", "clip_norm", "total_weight"):
+        if not math.isfinite(getattr(options, name)):
+            raise InputError(f"--{name}: found {getattr(options, name)}; it must be finite")
     for seed in options.seeds:
         if not 0 <= seed < 2**31:
             raise InputError(f"--seeds: found {seed}; it must be from 0 to {2**31 - 1}")
@@ -144,7 +148,15 @@ def check(options: Options) -> None:
         )
     weights.check(options.weights, options.weights_dir, options.download)
     _head(options, num_tracks=1)
-    _open(options)
+    of_h5 = is_prefix(options.data)
+    for name in ("valid_files", "test_files"):
+        if getattr(options, name) and not of_h5:
+            raise InputError(f"--{name}: is for published h5 files; found --data {options.data}")
+    if of_h5 and options.eval_split == "test" and not options.test_files:
+        raise InputError(
+            "--eval_split test: needs --test_files, as h5 files have no test split; or give valid"
+        )
+    _open(options, say=lambda line: None)
 
 
 def run(options: Options, run: "Run") -> int:
@@ -177,8 +189,8 @@ def run(options: Options, run: "Run") -> int:
 # --- what goes in -------------------------------------------------------------------------------------------------
 
 
-def _open(options: Options) -> TrackDataset:
-    """The dataset, read once from end to end."""
+def _open(options: Options, say: Callable[[str], None] = print) -> TrackDataset:
+    """The dataset, read once from end to end; `say` as `import_h5` takes it."""
     if options.data == "demo":
         folder = demo_dataset(options.work_dir)
     elif is_prefix(options.data):
@@ -188,6 +200,7 @@ def _open(options: Options) -> TrackDataset:
             options.work_dir,
             valid_files=options.valid_files,
             test_files=options.test_files,
+            say=say,
         )
     else:
         folder = Path(options.data).resolve()
@@ -196,9 +209,10 @@ def _open(options: Options) -> TrackDataset:
         if not dataset.count(subset):
             raise InputError(
                 f"{dataset.path}: has no {subset} windows"
-                + ("; give eval_split=valid, or test_files" if subset == "test" else "")
+                + ("; give eval_split=valid" if subset == "test" else "")
             )
         dataset.shards(subset)
+    dataset.places(options.eval_split)
     dataset.head_bins()
     verify(dataset, options.work_dir)
     return dataset
@@ -426,7 +440,6 @@ def _keep_figure(child: "Run", trainer: HeadTrainer, split: str, pearson_r: np.n
     known = max(1, int(np.count_nonzero(~np.isnan(pearson_r))))
     shown = list(dict.fromkeys([int(order[0]), int(order[known // 2])]))[:_TRACKS_SHOWN]
     predicted, measured = trainer.predict(split, _WINDOWS_SHOWN)
-    crop = (dataset.statistics.seq_length - dataset.head_bins() * BIN_SIZE_BP) // 2
     places = dataset.places(split)
     panels = []
     for track in shown:
@@ -437,7 +450,9 @@ def _keep_figure(child: "Run", trainer: HeadTrainer, split: str, pearson_r: np.n
         for window, (signal, truth) in enumerate(zip(predicted, measured, strict=True)):
             chrom, start = f"{split} window {window}", 0
             if places:
-                chrom, start = places[window].chrom, places[window].start + crop
+                # the bins are its central ones, whether the file has the whole window or, as newer ones, the bins
+                chrom, start, end = places[window]
+                start = (start + end - len(signal) * BIN_SIZE_BP) // 2
             signals = (signal[:, track], None, truth[:, track])
             panels.append(reporting.SignalPanel(label, chrom, start, BIN_SIZE_BP, *signals))
     with tempfile.TemporaryDirectory() as temporary:

@@ -8,11 +8,13 @@ Source: make_track_dataset_h5.py of github.com/mauranolab/finetune-enformer (doi
 there takes the first fifth of the files to validate, at least one. Nothing names the tracks.
 """
 
+import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -30,12 +32,18 @@ _VALIDATION = 0.2
 
 
 def is_prefix(data: str) -> bool:
-    """Whether `data` is the PREFIX of such files."""
-    return bool(data) and Path(f"{data}.0.h5").is_file()
+    """Whether `data` is the PREFIX of such files, of which the first ones may be missing."""
+    return bool(data) and not Path(data).is_dir() and bool(_numbered(data))
 
 
 def import_h5(
-    prefix: str, organism: str, work_dir: Path, *, valid_files: int = 0, test_files: int = 0
+    prefix: str,
+    organism: str,
+    work_dir: Path,
+    *,
+    valid_files: int = 0,
+    test_files: int = 0,
+    say: Callable[[str], None] = print,
 ) -> Path:
     """The dataset folder made of the files, in `work_dir`, where it is kept for the next time.
 
@@ -45,6 +53,7 @@ def import_h5(
       work_dir: where to.
       valid_files: files of the validation split, the first ones; 0 for a fifth of them, as published, at least one.
       test_files: files of the test split, the next ones.
+      say: gets one line where windows of the splits overlap.
 
     Raises:
       InputError: a file is missing, cut short or damaged, its arrays do not fit, a sequence is no one-hot DNA, or a
@@ -69,17 +78,19 @@ def import_h5(
     width, crop = _geometry(paths[0], length, bins)
     subsets = ["valid"] * valid + ["test"] * test_files + ["train"] * (len(paths) - valid - test_files)
     places = _places(prefix, [shape[0] for shape in shapes])
-    _say_overlap(prefix, subsets, places)
+    _say_overlap(prefix, subsets, places, say)
     digest = hashlib.sha256()
     for path, subset in zip(paths, subsets, strict=True):
         state = path.stat()
         digest.update(f"{path.resolve()} {state.st_size} {state.st_mtime_ns} {subset}\n".encode())
+    digest.update(f"{places}\n".encode())
     final = work_dir / "h5" / digest.hexdigest()[:16] / organism
     with explained(f"work_dir {work_dir}: cannot be written", (OSError,)), new_folder(final) as partial:
         if partial is None:
             return final.parent
         (partial / "tfrecords").mkdir()
-        manifest, windows = {}, []
+        manifest: dict[str, Any] = {}
+        windows: list[str] = []
         numbers = dict.fromkeys(SUBSETS, 0)
         for path, subset, (count, *_), own in zip(paths, subsets, shapes, places, strict=True):
             name = f"{subset}-{numbers[subset]}.tfr"
@@ -89,14 +100,14 @@ def import_h5(
             entry = {"sha256": file_sha256(shard), "bytes": shard.stat().st_size, "records": count}
             manifest[name] = entry
             windows += [f"{place.chrom}\t{place.start}\t{place.end}\t{subset}\n" for place in own]
-        counts = {
+        counts: dict[str, Any] = {
             f"{subset}_seqs": sum(
                 shape[0] for shape, own in zip(shapes, subsets, strict=True) if own == subset
             )
             for subset in SUBSETS
         }
         Statistics(tracks, length, bins, width, crop, **counts).write(partial / "statistics.json")
-        write_targets(partial / "targets.txt", _targets(tracks))
+        write_targets(partial / "targets.txt", unnamed_targets(tracks))
         if windows:
             (partial / "sequences.bed").write_text("".join(windows))
         (partial / "manifest.json").write_text(json.dumps({"shards": manifest}, indent=2) + "\n")
@@ -105,33 +116,41 @@ def import_h5(
 
 def _files(prefix: str) -> list[Path]:
     """PREFIX.0.h5 and so on, in the order of their numbers, of which none may be missing."""
-    folder, stem = Path(prefix).parent, Path(prefix).name
-    found = {}
-    for path in folder.glob("*.h5"):
-        if match := re.fullmatch(re.escape(stem) + r"\.([0-9]{1,6})\.h5", path.name):
-            found[int(match[1])] = path
-    if len(found) < 2:
-        raise InputError(
-            f"data {prefix}: has one file, {prefix}.0.h5; expected two or more, to train and to validate."
-        )
+    found = _numbered(prefix)
     missing = sorted(set(range(max(found) + 1)) - set(found))
     if missing:
         raise InputError(
             f"data {prefix}: {prefix}.{missing[0]}.h5 is missing; there is {prefix}.{max(found)}.h5."
         )
+    if len(found) < 2:
+        raise InputError(
+            f"data {prefix}: has one file, {prefix}.0.h5; expected two or more, to train and to validate."
+        )
     return [found[number] for number in sorted(found)]
+
+
+def _numbered(prefix: str) -> dict[int, Path]:
+    """The files of a prefix by their numbers."""
+    folder, stem = Path(prefix).parent, Path(prefix).name
+    numbers = {
+        path: re.fullmatch(r"\.(0|[1-9][0-9]{0,5})\.h5", path.name[len(stem) :])
+        for path in folder.glob("*.h5")
+    }
+    return {int(match[1]): path for path, match in numbers.items() if match and path.name.startswith(stem)}
 
 
 def _shapes(path: Path) -> tuple[int, int, int, int]:
     """Windows, bp, bins and tracks of a file."""
-    with _opened(path) as file:
-        for name, rank in (("input", 3), ("outcome", 3)):
+    with _opened(path) as file, _readable(path):
+        for name in ("input", "outcome"):
             if not isinstance(file.get(name), h5py.Dataset):
                 raise InputError(
                     f"{path}: has no dataset {name!r}; it has {', '.join(file) or 'none'}. Make it again."
                 )
-            if len(file[name].shape) != rank:
-                raise InputError(f"{path}: {name!r} is {file[name].shape}, expected {rank} axes.")
+            if len(file[name].shape or ()) != 3:
+                raise InputError(f"{path}: {name!r} is {file[name].shape}, expected 3 axes.")
+            if file[name].dtype.kind not in "fiub":
+                raise InputError(f"{path}: {name!r} is of {file[name].dtype}, expected numbers.")
         (windows, length, letters), (others, bins, tracks) = file["input"].shape, file["outcome"].shape
     if letters != 4 or windows != others or not min(windows, length, bins, tracks):
         raise InputError(
@@ -142,8 +161,14 @@ def _shapes(path: Path) -> tuple[int, int, int, int]:
 
 
 def _opened(path: Path) -> h5py.File:
-    with explained(f"{path}: is cut short or damaged; copy it or make it again", (OSError, RuntimeError)):
+    with _readable(path):
         return h5py.File(path, "r")
+
+
+def _readable(path: Path) -> contextlib.AbstractContextManager[None]:
+    """Turns what HDF5 raises for a damaged file into an `InputError`."""
+    damaged = (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError)
+    return explained(f"{path}: is cut short or damaged; copy it or make it again", damaged)
 
 
 def _geometry(path: Path, length: int, bins: int) -> tuple[int, int]:
@@ -173,7 +198,9 @@ def _places(prefix: str, counts: list[int]) -> list[list[Interval]]:
     return [regions[end - count : end] for count, end in zip(counts, ends, strict=True)]
 
 
-def _say_overlap(prefix: str, subsets: list[str], places: list[list[Interval]]) -> None:
+def _say_overlap(
+    prefix: str, subsets: list[str], places: list[list[Interval]], say: Callable[[str], None]
+) -> None:
     """Says how many windows that are held out overlap a training window, which makes their numbers too good."""
     starts: dict[str, list[Interval]] = {}
     for subset, own in zip(subsets, places, strict=True):
@@ -185,10 +212,9 @@ def _say_overlap(prefix: str, subsets: list[str], places: list[list[Interval]]) 
         return
     overlapping = sum(_overlaps(place, merged.get(place.chrom)) for place in held)
     if overlapping:
-        print(
+        say(
             f"{prefix}.bed: {overlapping} of {len(held)} windows held out overlap a training window; "
-            "their numbers say too much. Datasets of build_tracks are split by chromosome.",
-            flush=True,
+            "their numbers say too much. Datasets of build_tracks are split by chromosome."
         )
 
 
@@ -214,9 +240,7 @@ def _examples(path: Path, count: int) -> Iterator[Example]:
         tqdm(total=count, desc=path.name, unit="window", disable=None, leave=False) as bar,
     ):
         for start in range(0, count, _CHUNK):
-            with explained(
-                f"{path}: is cut short or damaged; copy it or make it again", (OSError, RuntimeError)
-            ):
+            with _readable(path):
                 sequences, targets = (file[name][start : start + _CHUNK] for name in ("input", "outcome"))
             codes = _codes(sequences)
             for row in range(len(codes)):
@@ -242,8 +266,8 @@ def _codes(sequences: np.ndarray) -> np.ndarray:
     return np.where(one_hot, base, np.where(unknown, 4, 5)).astype(np.uint8)
 
 
-def _targets(tracks: int) -> pd.DataFrame:
-    """Nothing is known of the tracks but their order."""
+def unnamed_targets(tracks: int) -> pd.DataFrame:
+    """A table, as of `read_targets`, of tracks of which nothing is known but their order."""
     return pd.DataFrame(
         {
             "index": range(tracks),
