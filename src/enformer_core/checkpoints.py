@@ -172,7 +172,9 @@ def _read_tracks(folder: Path, heads: Mapping[str, int]) -> Tracks:
             if not all(isinstance(word, str) for row in rows for word in row.values()):
                 raise TypeError("a value is no text")
             if len(rows) != heads.get(name):
-                raise ValueError(f"{len(rows)} tracks of head {name}, the model has {heads.get(name, 0)}")
+                raise ValueError(
+                    f"{len(rows)} tracks of head {name}, the model has {heads.get(name, 'none')}"
+                )
     except (AttributeError, *_NO_CONFIG) as error:
         raise ValueError(f"{path}: not the tracks of a model ({error})") from error
     return tracks

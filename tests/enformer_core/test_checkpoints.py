@@ -1,4 +1,5 @@
 import json
+import re
 import zipfile
 
 import numpy as np
@@ -7,7 +8,8 @@ import tensorflow as tf
 
 from enformer_core import checkpoints
 from enformer_core.activity import ActivityModel
-from enformer_core.heads import ActivityHeadConfig
+from enformer_core.heads import ActivityHeadConfig, TrackHeadConfig
+from enformer_core.track_model import TrackModel
 from toys import toy_model, toy_sequence
 
 
@@ -198,3 +200,192 @@ def test_weights_of_another_precision_are_converted(trained):
     head = checkpoints.load(trained[1]).heads["human"]
     bias = next(variable for variable in head.variables if variable.name.endswith("b:0"))
     np.testing.assert_array_equal(bias, np.float32([0.5, 1, 2]))
+
+
+# --- a track head on its trunk, and alone -------------------------------------------------------------------------
+
+ROWS = [{"identifier": f"t{track}", "description": "CAGE:x", "strand_pair": ""} for track in range(4)]
+
+
+def head_of(config):
+    return TrackHeadConfig(4, **config)
+
+
+@pytest.fixture(params=[{}, {"hidden_size": 5}, {"hidden_size": 5, "num_heads": 2, "key_size": 3}])
+def head_model(request, tmp_path):
+    """A trunk with a head, the checkpoint of both and that of the head alone."""
+    enformer = toy_model(seed=5)
+    enformer.trunk(toy_sequence(), is_training=True, key=tf.constant([0, 0]))  # its averages move
+    model = TrackModel(enformer, head_of(request.param), "lab.1", seed=3)
+    model.tracks["lab.1"] = ROWS
+    checkpoints.save(tmp_path / "checkpoint", model)
+    checkpoints.save_head(tmp_path / "head", model, "published")
+    return model, tmp_path
+
+
+def answer(model, sequence=None):
+    sequence = toy_sequence(2) if sequence is None else sequence
+    return model(sequence, is_training=False)["lab.1"]
+
+
+def test_a_trunk_with_its_head_loads_with_no_flags(head_model):
+    model, folder = head_model
+    loaded = checkpoints.load(folder / "checkpoint")
+    assert isinstance(loaded, TrackModel) and loaded.config == model.config
+    assert checkpoints.digest(loaded.variables) == checkpoints.digest(model.variables)
+    assert loaded.tracks == {"lab.1": ROWS}
+    np.testing.assert_array_equal(answer(loaded), answer(model))
+    longer = checkpoints.load(folder / "checkpoint", 2176, None)
+    assert answer(longer, toy_sequence(length=2176)).shape == (1, 17, 4)
+
+
+def test_a_head_loads_on_its_trunk(head_model):
+    model, folder = head_model
+    assert sorted(path.name for path in (folder / "head").iterdir()) == [
+        "config.json",
+        "tracks.json",
+        "weights.npz",
+    ]
+    trunk_bytes = sum(v.numpy().nbytes for v in model.enformer.trunk_variables)
+    assert (folder / "head" / "weights.npz").stat().st_size < trunk_bytes / 4
+    enformer = toy_model()  # as one that is read from elsewhere, with heads of its own
+    values = checkpoints.arrays(model.enformer.trunk_variables)
+    checkpoints.assign_variables(enformer.trunk_variables, values, "trunk")
+    enformer.tracks["human"] = ROWS[:3]
+    loaded = checkpoints.load_head(folder / "head", enformer)
+    assert loaded.enformer is enformer and loaded.config == model.config and loaded.tracks == {"lab.1": ROWS}
+    np.testing.assert_array_equal(answer(loaded), answer(model))
+
+
+def test_a_head_loads_on_its_trunk_at_another_length(head_model):
+    model, folder = head_model
+    enformer = checkpoints.load(folder / "checkpoint", 2176, None).enformer
+    loaded = checkpoints.load_head(folder / "head", enformer)
+    sequence = toy_sequence(length=2176)
+    embedding = enformer.trunk(sequence, is_training=False)
+    np.testing.assert_array_equal(answer(loaded, sequence), model.head(embedding))
+
+
+def test_a_head_of_another_trunk_is_refused(head_model):
+    model, folder = head_model
+    average = next(v for v in model.enformer.variables if "moving_mean/average" in v.name)
+    average.assign(average + 1e-6)  # even one average
+    with pytest.raises(
+        ValueError, match=r"/head: this head was trained on another trunk: that of published$"
+    ):
+        checkpoints.load_head(folder / "head", model.enformer)
+
+
+def test_a_head_alone_and_a_whole_model_are_not_taken_for_each_other(head_model):
+    model, folder = head_model
+    with pytest.raises(ValueError, match=r"a head alone, trained on the trunk published; name both"):
+        checkpoints.load(folder / "head")
+    with pytest.raises(ValueError, match=r"a whole TrackModel, no head alone; give it as the weights"):
+        checkpoints.load_head(folder / "checkpoint", model.enformer)
+
+
+@pytest.fixture
+def head_alone(tmp_path):
+    model = TrackModel(toy_model(), TrackHeadConfig(4), "lab")
+    model.tracks["lab"] = ROWS
+    checkpoints.save_head(tmp_path / "head", model, "published")
+    return model.enformer, tmp_path / "head"
+
+
+def refusal(head_alone, error=ValueError):
+    """What is said of a damaged head, in one line; the trunk is as it was."""
+    enformer, folder = head_alone
+    before = checkpoints.digest(enformer.trunk_variables)
+    with pytest.raises(error) as caught:
+        checkpoints.load_head(folder, enformer)
+    assert checkpoints.digest(enformer.trunk_variables) == before
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("left", [0, 30, -30])
+def test_weights_of_a_head_cut_short_are_named(head_alone, left):
+    path = head_alone[1] / "weights.npz"
+    path.write_bytes(path.read_bytes()[:left])
+    assert "head/weights.npz: cut short or damaged" in refusal(head_alone)
+
+
+@pytest.mark.parametrize("name", ["config.json", "weights.npz"])
+def test_a_head_without_one_of_its_files_names_it(head_alone, name):
+    (head_alone[1] / name).unlink()
+    assert name in refusal(head_alone, FileNotFoundError)
+
+
+def without(document, *keys):
+    *path, last = keys
+    for key in path:
+        document = document[key]
+    del document[last]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d: without(d, "trunk"), "config.json: not the configuration of a model ('trunk')"),
+        (lambda d: without(d, "trunk", "digest"), "config.json: not the configuration of a model ('digest')"),
+        (
+            lambda d: without(d, "trunk", "weights"),
+            "config.json: not the configuration of a model ('weights')",
+        ),
+        (lambda d: d.update(trunk=["x"]), "config.json: not the configuration of a model ("),
+        (lambda d: d["config"].update(name=3), "config.json: not the configuration of a model ("),
+        (lambda d: d["config"]["head"].update(depth=3), "config.json: not the configuration of a model ("),
+        (lambda d: d["config"]["head"].update(num_heads=-1), "num_heads is -1; it must be 0 or more"),
+        (lambda d: d["config"]["head"].update(num_tracks=10**30), "config.json: no such model can be made ("),
+        (
+            lambda d: d["trunk"].update(digest="0"),
+            "this head was trained on another trunk: that of published",
+        ),
+    ],
+)
+def test_a_damaged_configuration_of_a_head_is_one_line(head_alone, change, said):
+    path = head_alone[1] / "config.json"
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+    if document["config"]["head"]["num_tracks"] != 4:
+        (head_alone[1] / "tracks.json").unlink()
+    assert said in refusal(head_alone)
+
+
+def test_weights_of_another_head_name_the_variable(head_alone):
+    path = head_alone[1] / "config.json"
+    path.write_text(path.read_text().replace('"hidden_size": 0', '"hidden_size": 8'))
+    assert re.search(
+        r"weights\.npz: track_model/head_lab/hidden/[bw] is nothing; the model needs \(", refusal(head_alone)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "not the tracks of a model ("),
+        ("[]", "not the tracks of a model ("),
+        ('{"lab": 3}', "not the tracks of a model ("),
+        ('{"lab": ["a", "b", "c", "d"]}', "not the tracks of a model ("),
+        ('{"lab": [{"clip": 3.5}]}', "not the tracks of a model (a value is no text)"),
+        ('{"lab": [{"clip": "3.5"}]}', "not the tracks of a model (1 tracks of head lab, the model has 4)"),
+        ('{"other": []}', "not the tracks of a model (0 tracks of head other, the model has none"),
+        ("[" * 100_000, "not the tracks of a model ("),
+    ],
+)
+def test_tracks_of_something_else_are_one_line(head_alone, text, said):
+    (head_alone[1] / "tracks.json").write_text(text)
+    assert f"tracks.json: {said}" in refusal(head_alone)
+
+
+def test_what_is_known_of_tracks_travels_with_any_model(tmp_path):
+    model = toy_model()
+    checkpoints.save(tmp_path / "unknown", model)
+    assert not (tmp_path / "unknown" / "tracks.json").exists()
+    assert checkpoints.load(tmp_path / "unknown").tracks == {}
+    model.tracks["mouse"] = ROWS[:2]
+    checkpoints.save(tmp_path / "mouse", model)
+    assert checkpoints.load(tmp_path / "mouse").tracks == {"mouse": ROWS[:2]}
+    checkpoints.save(tmp_path / "activity", ActivityModel(model, ActivityHeadConfig()))
+    assert checkpoints.load(tmp_path / "activity").tracks == {"mouse": ROWS[:2]}

@@ -1,9 +1,19 @@
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy.special import expit
 
 from enformer_core import initial
-from enformer_core.heads import ACTIVITY_HEADS, ActivityHead, ActivityHeadConfig
+from enformer_core.heads import (
+    ACTIVITY_HEADS,
+    TRACK_HEADS,
+    ActivityHead,
+    ActivityHeadConfig,
+    TrackHead,
+    TrackHeadConfig,
+)
 
 
 def softmax(x):
@@ -68,3 +78,113 @@ def test_sizes_are_whole_numbers(field, value):
     with pytest.raises(ValueError) as caught:
         ActivityHeadConfig(**{field: value})
     assert str(caught.value) == f"{field} is {value!r}; it must be a whole number, 1 or more"
+
+
+# --- tracks -------------------------------------------------------------------------------------------------------
+
+
+def made(config, name="human", reads_data=False, channels=12):
+    """A head whose every weight has a value, biases too, and these by name."""
+    head = TrackHead(config, name, reads_data=reads_data)
+    head(tf.zeros([1, 1, channels]))
+    random = np.random.default_rng(3)
+    for variable in head.variables:
+        variable.assign(random.normal(size=variable.shape).astype(np.float32) / 2)
+    return head, {initial.variable_name(v).removeprefix(f"{name}/"): v.numpy() for v in head.variables}
+
+
+LAYERS = list(itertools.product([0, 5], [0, 1, 3]))  # hidden size, attention heads
+
+
+@pytest.mark.parametrize(("hidden", "heads"), LAYERS)
+@pytest.mark.parametrize("reads_data", [False, True])
+def test_a_track_head_is_attention_beside_the_embedding_a_hidden_layer_and_a_linear_one(
+    hidden, heads, reads_data
+):
+    """Against NumPy, in every combination of layers."""
+    config = TrackHeadConfig(4, hidden_size=hidden, num_heads=heads, key_size=3, value_size=2)
+    head, w = made(config, reads_data=reads_data)
+    expected_names = {"linear/w", "linear/b"} | ({"hidden/w", "hidden/b"} if hidden else set())
+    assert set(w) == expected_names | ({"query/w", "key/w", "value/w"} if heads else set())
+    embedding = np.random.default_rng(0).normal(size=(2, 7, 12)).astype(np.float32)
+    x = embedding
+    for h in range(heads):
+        keys, values = slice(3 * h, 3 * h + 3), slice(2 * h, 2 * h + 2)
+        logits = (embedding @ w["query/w"][:, keys]) @ (embedding @ w["key/w"][:, keys]).swapaxes(1, 2)
+        attended = softmax(logits / np.sqrt(3)) @ (embedding @ w["value/w"][:, values])
+        x = np.concatenate([x, attended], -1)
+    if hidden:
+        x = x @ w["hidden/w"] + w["hidden/b"]
+        x = x * expit(1.702 * x)  # the published code's GELU
+    expected = np.log1p(np.exp(x @ w["linear/w"] + w["linear/b"]))
+    found = head(embedding)
+    assert found.shape == (2, 7, 4)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(head(embedding[1:]), found[1:], rtol=1e-5, atol=1e-6)
+
+
+def test_only_attention_looks_at_other_bins():
+    x = np.random.default_rng(0).normal(size=(1, 7, 12)).astype(np.float32)
+    changed = x.copy()
+    changed[0, 6] += 1
+    for hidden, heads in LAYERS:
+        head, _ = made(TrackHeadConfig(4, hidden_size=hidden, num_heads=heads, key_size=3, value_size=2))
+        assert np.allclose(head(x)[0, :6], head(changed)[0, :6], atol=1e-6) == (heads == 0)
+
+
+@pytest.mark.parametrize(("hidden", "heads"), LAYERS)
+def test_gradients_are_those_of_the_plain_head_where_the_embedding_is_data(hidden, heads):
+    config = TrackHeadConfig(4, hidden_size=hidden, num_heads=heads, key_size=3, value_size=2)
+    x = tf.constant(np.random.default_rng(0).normal(size=(2, 7, 12)), tf.float32)
+    found = []
+    for reads_data in (False, True):
+        head, _ = made(config, reads_data=reads_data)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.square(head(x)))
+        names = [initial.variable_name(v) for v in head.trainable_variables]
+        found.append(dict(zip(names, tape.gradient(loss, head.trainable_variables), strict=True)))
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        assert np.abs(gradient).max() > 1e-6
+        np.testing.assert_allclose(found[1][name], gradient, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("hidden", "heads", "products"), [(0, 0, 2), (5, 0, 5)])
+def test_no_gradient_of_the_embedding_is_computed_where_it_is_data(hidden, heads, products):
+    config = TrackHeadConfig(4, hidden_size=hidden, num_heads=heads)
+    head, _ = made(config, reads_data=True)
+
+    @tf.function
+    def gradients(x):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(head(x))
+        return tape.gradient(loss, head.trainable_variables)
+
+    graph = gradients.get_concrete_function(tf.zeros([1, 3, 12])).graph
+    # each layer forward and one for its weight; the linear layer behind a hidden one has one for its input
+    assert sum(op.type in ("MatMul", "BatchMatMulV2", "Einsum") for op in graph.get_operations()) == products
+
+
+def test_the_default_head_is_linear_and_the_presets_differ_in_one_layer():
+    assert TrackHeadConfig(3) == TrackHeadConfig(3, **TRACK_HEADS["linear"])
+    layers = {name: (bool(c["hidden_size"]), bool(c["num_heads"])) for name, c in TRACK_HEADS.items()}
+    assert layers == {"linear": (False, False), "hidden": (True, False), "attention": (False, True)}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("num_tracks", 0, "num_tracks is 0; it must be 1 or more"),
+        ("hidden_size", -1, "hidden_size is -1; it must be 0 or more"),
+        ("num_heads", -1, "num_heads is -1; it must be 0 or more"),
+        ("key_size", 0, "key_size is 0; it must be 1 or more"),
+        ("value_size", 0, "value_size is 0; it must be 1 or more"),
+        ("num_tracks", True, "num_tracks is True; it must be a whole number, 1 or more"),
+        ("num_heads", 2.0, "num_heads is 2.0; it must be a whole number, 0 or more"),
+        ("hidden_size", "8", "hidden_size is '8'; it must be a whole number, 0 or more"),
+    ],
+)
+def test_sizes_of_a_track_head_are_checked(field, value, said):
+    with pytest.raises(ValueError) as caught:
+        TrackHeadConfig(**{"num_tracks": 3, field: value})
+    assert str(caught.value) == said
