@@ -3,10 +3,19 @@ import pytest
 import tensorflow as tf
 
 from enformer_core.activity import ActivityModel
-from enformer_core.heads import ActivityHeadConfig
+from enformer_core.heads import ActivityHeadConfig, TrackHeadConfig
+from enformer_core.track_model import TrackModel
 from mlproject.data.constructs import Site
 from mlproject.errors import InputError
-from mlproject.inference import WindowPredictor, site_maxima
+from mlproject.inference import (
+    SignalPredictor,
+    WindowPredictor,
+    count_tracks,
+    digest,
+    geometry,
+    site_maxima,
+    track_heads,
+)
 from mlproject.tensorhub import TensorHubModel
 from toys import toy_model, toy_sequence
 
@@ -162,3 +171,128 @@ def test_sites_are_read_in_every_bin_that_has_a_base_of_theirs():
 def test_the_ends_of_bins_and_of_the_window(start, end, expected):
     found = site_maxima(np.arange(3.0), [Site("s", start, end)], 1000)
     assert found == ({} if expected is None else {0: expected})
+
+
+# --- signal over fragments ----------------------------------------------------------------------------------------
+
+PARTNERS = [0, 2, 1]  # of the three tracks of head human
+
+
+@pytest.fixture(scope="module")
+def cropped():
+    """2,048 bp, of whose 16 bins the central 14 are predicted."""
+    return toy_model(seed=5)
+
+
+def by_hand(model, head, tracks, sequences, length, bins, shifts, both):
+    """Every prediction that is averaged, by calls of the whole model: `[predictions, n, bins, tracks]`."""
+    found = []
+    for shift in range(shifts + 1):
+        window = sequences[:, shift : shift + length]
+        values = model(window, is_training=False)[head].numpy()
+        first = (values.shape[1] - bins + 1) // 2
+        found.append(values[:, first : first + bins][..., tracks])
+        if both:
+            values = model(window[:, ::-1, ::-1], is_training=False)[head].numpy()[:, ::-1]
+            partners = [PARTNERS[track] for track in tracks]
+            found.append(values[:, (values.shape[1] - bins) // 2 :][:, :bins][..., partners])
+    return np.array(found, np.float64)
+
+
+@pytest.mark.parametrize(
+    ("target", "length", "expected"),
+    [
+        (14, 0, (2048, 14, 128)),
+        (14, 2048, (2048, 14, 128)),
+        (14, 1024, (1024, 8, 0)),  # of another length nothing is cropped
+        (None, 0, (2048, 16, 0)),
+        (13, 0, (2048, 13, 128)),
+    ],
+)
+def test_what_a_call_reads_and_predicts(target, length, expected):
+    model = toy_model(target_length=target)
+    assert tuple(geometry(model, length, False)) == expected
+    both = geometry(model, length, True)
+    assert tuple(both) == ((2048, 12, 256) if target == 13 else expected)
+    assert both.span == 128 * both.bins
+
+
+@pytest.mark.parametrize(
+    ("target", "length", "shifts", "both"),
+    [(14, 0, 0, False), (14, 0, 3, True), (14, 1024, 2, True), (13, 0, 0, True), (15, 0, 1, True)],
+)
+def test_signal_is_the_mean_over_windows_and_strands(target, length, shifts, both):
+    model = toy_model(seed=5, target_length=target)
+    shape = geometry(model, length, both)
+    sequences = toy_sequence(3, shape.length + shifts, seed=9).numpy()
+    tracks = [2, 0]
+    predict = SignalPredictor(
+        model,
+        "human",
+        tracks,
+        [PARTNERS[track] for track in tracks],
+        shape,
+        shifts=shifts,
+        both_strands=both,
+        variance=True,
+        batch_size=3,
+    )
+    expected = by_hand(model, "human", tracks, sequences, shape.length, shape.bins, shifts, both)
+    found = predict(sequences)
+    assert predict.count == len(expected) and predict.length == sequences.shape[1]
+    assert predict.before == shape.flank + shifts // 2
+    assert found.mean.dtype == np.float64 and found.mean.shape == expected.shape[1:]
+    np.testing.assert_allclose(found.mean, expected.mean(0), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found.spread / len(expected), expected.var(0), rtol=0, atol=1e-6)
+    if len(expected) > 1:  # that an exchange of windows, bins or tracks would show
+        assert expected.var(0).max() > 1e-5
+    alone = predict(sequences[1:2])
+    np.testing.assert_allclose(alone.mean, found.mean[1:2], rtol=1e-6)
+
+
+def test_without_variance_none_is_summed(cropped):
+    how = {"shifts": 0, "both_strands": False, "variance": False, "batch_size": 1}
+    predict = SignalPredictor(cropped, "mouse", [1], [1], geometry(cropped, 0, False), **how)
+    assert predict(toy_sequence(1).numpy()).spread is None
+
+
+def test_a_trained_head_and_the_trunk_of_an_activity_model(model, cropped):
+    trained = TrackModel(toy_model(seed=5), TrackHeadConfig(4, num_heads=1, key_size=4), "mine", seed=3)
+    assert list(track_heads(trained)) == ["mine"] and count_tracks(trained, "mine") == 4
+    assert list(track_heads(model)) == ["human", "mouse"] and count_tracks(model, "mouse") == 2
+    how = {"shifts": 0, "both_strands": False, "variance": False, "batch_size": 1}
+    sequences = toy_sequence(1, seed=2).numpy()
+    predict = SignalPredictor(trained, "mine", [3, 1], [3, 1], geometry(trained, 0, False), **how)
+    expected = trained(sequences, is_training=False)["mine"].numpy()[..., [3, 1]]
+    np.testing.assert_allclose(predict(sequences).mean, expected, rtol=0, atol=1e-5)
+    with pytest.raises(InputError, match="--head: found 'mins'; did you mean mine"):
+        count_tracks(trained, "mins")
+
+
+def test_signal_of_the_tf_hub_form(hub):
+    shape = geometry(hub, 1024, True)
+    assert shape == (1024, 8, 0) and geometry(hub, 0, True) == (196_608, 896, 40_960)
+    how = {"shifts": 1, "both_strands": True, "variance": False, "batch_size": 2}
+    sequences = toy_sequence(2, 1025, seed=3).numpy()
+    found = SignalPredictor(hub, "human", [1], [0], shape, **how)(sequences).mean
+    windows = [sequences[:, shift : shift + 1024].reshape(2, 8, 128, 4).sum(2) for shift in (0, 1)]
+    # the other strand has a T for each A, and its track 0 is A
+    expected = np.mean([window[..., strand] for window in windows for strand in (1, 3)], 0)
+    np.testing.assert_allclose(found[..., 0], expected, rtol=1e-6)
+    assert count_tracks(hub, "human") == 2
+    with pytest.raises(InputError, match="no head 'mouse'; it has human"):
+        count_tracks(hub, "mouse")
+    with pytest.raises(InputError, match="--length: found 393344; the TF-Hub form takes 393216 bp at most"):
+        geometry(hub, 393_344, False)
+
+
+def test_one_bin_after_an_odd_crop_has_one_strand():
+    model = toy_model(target_length=1)
+    assert geometry(model, 0, False).bins == 1
+    with pytest.raises(InputError, match="--strands: both strands of one bin after an odd crop share none"):
+        geometry(model, 0, True)
+
+
+def test_the_digest_of_a_model_is_of_what_it_predicts_with(model, cropped, hub):
+    assert digest(cropped) == digest(toy_model(seed=5)) != digest(toy_model(seed=6))
+    assert digest(hub) == digest(TensorHubModel(hub.source)) and digest(model) != digest(model.enformer)

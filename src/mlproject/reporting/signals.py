@@ -103,9 +103,10 @@ def _draw(axes: Axes, panel: SignalPanel, length: int) -> str:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}"))
     axes.yaxis.set_major_locator(MaxNLocator(3))
     axes.set_xlim(edges[0], edges[-1])
-    drawn = [part for part in (panel.predicted, panel.measured) if part is not None]
-    if all((part[np.isfinite(part)] >= 0).all() for part in drawn):
-        axes.set_ylim(bottom=0)
+    drawn = np.concatenate([part for part in (panel.predicted, panel.measured) if part is not None])
+    if (drawn[np.isfinite(drawn)] >= 0).all():
+        top = axes.get_ylim()[1]
+        axes.set_ylim(0, top * 1.05 if top > 0 else 1)
     note = "" if joined == 1 else f"; drawn as means over {joined} bins"
     return f"{panel.chrom}, position in {name}{note}"
 
