@@ -7,7 +7,11 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import GroupKFold
 
 from mlproject import baselines
+from mlproject.data import batches
 from mlproject.data.constructs import Construct, Site
+from mlproject.data.published_h5 import unnamed_targets
+from mlproject.data.records import Example, Statistics, open_dataset, write_shard
+from mlproject.data.targets import write_targets
 from toys import toy_constructs
 
 COMPLEMENT = {"A": "T", "C": "G", "G": "C", "T": "A"}
@@ -135,3 +139,69 @@ def test_every_feature_predicts_every_construct(name):
     clusters = [one.cluster for one in constructs]
     found = baselines.ridge_predictions(features, activity, known, clusters)
     assert found.shape == (12,) and np.isfinite(found).all()
+
+
+# --- tracks -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["memory", "disk"])
+def tracks(request, tmp_path, monkeypatch):
+    """Of four tracks the first rises with GC, the second falls with it, the third follows its bin, one is flat."""
+    monkeypatch.setattr(batches, "_decoded", {})
+    if request.param == "disk":
+        monkeypatch.setattr(batches, "MEMORY_BUDGET", 0)
+    random = np.random.default_rng(0)
+    path, counts, windows = tmp_path / "lab", {"train": 9, "valid": 1, "test": 5}, {}
+    (path / "tfrecords").mkdir(parents=True)
+    for subset, count in counts.items():
+        made = []
+        for _ in range(count):
+            share = np.repeat(random.uniform(0.1, 0.9, 8), 128)  # of G and C, by bin
+            codes = np.where(
+                random.random(1024) < share, random.choice([1, 2], 1024), random.choice([0, 3], 1024)
+            )
+            codes[random.random(1024) < 0.1] = 4
+            codes[128:256] = 4  # a bin of which nothing is known
+            rate = share.reshape(8, 128)[1:7, 0]
+            noise = random.random((6, 4))
+            signal = [
+                5 * rate + noise[:, 0],
+                5 - 5 * rate + noise[:, 1],
+                np.arange(6) + noise[:, 2],
+                np.ones(6),
+            ]
+            made.append(Example(codes.astype(np.uint8), np.stack(signal, 1).astype(np.float16)))
+        write_shard(path / "tfrecords" / f"{subset}-0.tfr", made)
+        windows[subset] = made
+    sizes = {f"{subset}_seqs": count for subset, count in counts.items()}
+    Statistics(4, 1024, 6, 128, 128, **sizes).write(path / "statistics.json")
+    write_targets(path / "targets.txt", unnamed_targets(4))
+    return open_dataset(tmp_path, "lab"), windows
+
+
+def test_track_baselines_know_the_training_windows_alone(tracks):
+    """Against NumPy over all of the windows at once."""
+    dataset, windows = tracks
+    found = baselines.track_baselines(dataset, "test")
+    assert set(found) == {"bin_mean", "gc"}
+
+    def gc(examples):
+        shares = np.zeros((len(examples), 6))
+        for row, example in enumerate(examples):
+            for number in range(6):
+                letters = example.sequence[128 + 128 * number : 256 + 128 * number]
+                known = np.isin(letters, (0, 1, 2, 3)).sum()
+                shares[row, number] = np.isin(letters, (1, 2)).sum() / known if known else 0
+        return shares.ravel()
+
+    train, test = (np.stack([e.target for e in windows[s]]).astype(np.float64) for s in ("train", "test"))
+    signs = []
+    for track in range(3):
+        signs.append(np.sign(np.corrcoef(gc(windows["train"]), train[..., track].ravel())[0, 1]))
+        r = np.corrcoef(signs[-1] * gc(windows["test"]), test[..., track].ravel())[0, 1]
+        assert found["gc"][track] == pytest.approx(r, abs=1e-6)
+        mean = np.tile(train[..., track].mean(0), len(test))
+        r = np.corrcoef(mean, test[..., track].ravel())[0, 1]
+        assert found["bin_mean"][track] == pytest.approx(r, abs=1e-6)
+    assert signs[:2] == [1, -1] and (found["gc"][:2] > 0.3).all() and found["bin_mean"][2] > 0.95
+    assert np.isnan(found["gc"][3]) and np.isnan(found["bin_mean"][3])

@@ -1,5 +1,6 @@
 import contextlib
 import fcntl
+import itertools
 import os
 import subprocess
 import sys
@@ -8,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from mlproject.errors import InputError, one_line
-from mlproject.resuming import StepCheckpoints, fingerprint, only_one
-from mlproject.training import Adam
+from mlproject.resuming import StepCheckpoints, fingerprint, fit_keeping_best, only_one
+from mlproject.training import Adam, Diverged, Schedule
 from toys import toy_model
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -191,3 +193,93 @@ def test_due_follows_the_clock(tmp_path):
 )
 def test_a_failure_is_one_line(error, line):
     assert one_line(error) == line
+
+
+# --- the best epoch -----------------------------------------------------------------------------------------------
+
+
+class Training:
+    """One number that every step adds one to, whose validation losses are given."""
+
+    def __init__(self, folder, losses, *, epochs=6, steps=2, patience=0):
+        self.value = tf.Variable([0.0], name="value")
+        self.optimizer = Adam([self.value])
+        self.saved = StepCheckpoints(folder, [self.value], self.optimizer, every_seconds=0)
+        self.losses, self.logged, self.options = losses, [], (epochs, steps, patience)
+
+    def step(self, batch, learning_rate, key):
+        self.value.assign_add([1.0])
+        return {"loss": tf.constant(1.0)}
+
+    def measure(self):
+        epoch = int(self.value[0]) // self.options[1]
+        return {"validation/loss": self.losses[epoch - 1], "validation/other": 7.0 + epoch}
+
+    def run(self, start=0):
+        epochs, steps, patience = self.options
+        return fit_keeping_best(
+            self.step,
+            itertools.repeat({}),
+            Schedule(epochs, steps, 0, 1e-3),
+            lambda step, metrics: self.logged.append((step, metrics)),
+            self.saved,
+            measure=self.measure,
+            losses=self.losses[: start // steps],
+            patience=patience,
+            flush=lambda: None,
+            seed=0,
+            start=start,
+            label="toy",
+        )
+
+    def validated(self):
+        return [(step, found["validation/loss"]) for step, found in self.logged if "validation/loss" in found]
+
+
+@pytest.mark.parametrize(
+    ("losses", "patience", "last", "best"),
+    [
+        ([5, 3, 4, 2, 6, 7], 0, 12, 8),
+        ([5, 3, 4, 4, 4, 1], 2, 8, 4),
+        ([5, 3, 4, 2, 6, 7], 2, 12, 8),
+        ([5, 6, 0, 0, 0, 0], 1, 4, 2),
+        ([3, 3, 3, 2, 2, 2], 3, 12, 8),  # of equal ones the first
+        ([1, 2, 3, 4, 5, 6], 5, 12, 2),
+    ],
+)
+def test_the_best_epoch_is_kept_and_patience_ends_it(tmp_path, losses, patience, last, best):
+    losses = [float(loss) for loss in losses]
+    training = Training(tmp_path / "run", losses, patience=patience)
+    assert training.run().step == last
+    assert training.validated() == [(2 * n, losses[n - 1]) for n in range(1, last // 2 + 1)]
+    others = [
+        (step, found["validation/other"]) for step, found in training.logged if "validation/other" in found
+    ]
+    assert others == [(2 * n, 7.0 + n) for n in range(1, last // 2 + 1)]
+    assert int(training.value[0]) == last
+    assert training.saved.restore_best() == best and int(training.value[0]) == best
+    assert training.saved.restore() == last
+
+
+@pytest.mark.parametrize("start", [2, 4, 6, 8])
+@pytest.mark.parametrize("patience", [0, 2])
+def test_a_training_that_goes_on_keeps_the_same_best(tmp_path, start, patience):
+    """Also one that was stopped between its last epoch and its end."""
+    losses = [5.0, 3.0, 4.0, 4.0, 2.0, 6.0]
+    training = Training(tmp_path / "run", losses, patience=patience, epochs=start // 2)
+    training.run()
+    again = Training(tmp_path / "run", losses, patience=patience)
+    assert again.saved.restore() == start
+    last, best = (8, 4) if patience else (12, 10)
+    assert again.run(start).step == last
+    assert again.validated() == [(2 * n, losses[n - 1]) for n in range(start // 2 + 1, last // 2 + 1)]
+    assert again.saved.restore_best() == best
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_validation_loss_that_is_not_finite_diverges(tmp_path, bad):
+    training = Training(tmp_path / "run", [2.0, bad, 1.0])
+    with pytest.raises(Diverged, match=rf"validation/loss became {bad} at step 4; try a lower learning_rate"):
+        training.run()
+    assert training.validated() == [(2, 2.0)]  # what is not finite is not logged
+    assert training.saved.restore_best() == 2

@@ -11,7 +11,8 @@ from safetensors.numpy import save_file
 from enformer_core import checkpoints
 from enformer_core.activity import ActivityModel
 from enformer_core.enformer import Enformer
-from enformer_core.heads import ActivityHeadConfig
+from enformer_core.heads import ActivityHeadConfig, TrackHeadConfig
+from enformer_core.track_model import TrackModel
 from foreign import port_state_dict, save_tensorhub, sonnet_checkpoint
 from mlproject import weights
 from mlproject.errors import InputError
@@ -216,3 +217,81 @@ def test_lengths_that_no_model_has(places, tmp_path):
         InputError, match=r"^--weights [^\n]*a sequence of 1000 bp: the model takes multiples"
     ):
         load(places[0] / "port.safetensors", tmp_path, sequence_length=1000)
+
+
+# --- a track head -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained_head(tmp_path_factory):
+    """A head, alone and with its trunk, and what both say."""
+    folder = tmp_path_factory.mktemp("heads")
+    model = TrackModel(toy_model(seed=3), TrackHeadConfig(4, hidden_size=5), "lab", seed=1)
+    model.tracks["lab"] = [{"identifier": f"t{n}"} for n in range(4)]
+    checkpoints.save_head(folder / "head", model, "published")
+    checkpoints.save(folder / "whole", model)
+    return folder, model(toy_sequence(), is_training=False)["lab"]
+
+
+def test_a_head_is_put_on_its_trunk(trained_head, places, tmp_path):
+    """Whatever form the trunk comes in, if its values are the same."""
+    folder, expected = trained_head
+    for form in ("ours", "sonnet"):
+        enformer = load(
+            places[0] / form, tmp_path, weights.load_trunk, sequence_length=2048, target_length=14
+        )
+        model = weights.load_head(str(folder / "head"), enformer, tmp_path)
+        assert isinstance(model, TrackModel) and len(model.tracks["lab"]) == 4
+        np.testing.assert_allclose(model(toy_sequence(), is_training=False)["lab"], expected, rtol=1e-5)
+
+
+def test_a_trunk_with_its_head_is_weights_like_others(trained_head, tmp_path):
+    folder, expected = trained_head
+    model = load(folder / "whole", tmp_path)
+    np.testing.assert_array_equal(model(toy_sequence(), is_training=False)["lab"], expected)
+    trunk = load(folder / "whole", tmp_path, weights.load_trunk, sequence_length=1024, target_length=4)
+    assert isinstance(trunk, Enformer) and trunk.config.heads == {}
+    assert (trunk.config.sequence_length, trunk.config.target_length) == (1024, 4)
+
+
+def test_a_head_of_a_run(trained_head, folder):
+    of, expected = trained_head
+    with runs.start_run("train_head", Options()) as run:
+        run.keep(of / "head")
+    model = weights.load_head(f"runs:/{run.id}", toy_model(seed=3), folder / "work")
+    np.testing.assert_allclose(model(toy_sequence(), is_training=False)["lab"], expected, rtol=1e-6)
+    assert not [*(folder / "work").iterdir()]
+    with pytest.raises(
+        InputError, match=r"^--weights runs:/\w+: [^\n]* has no artifact folder 'checkpoint'; it has head"
+    ):
+        load(f"runs:/{run.id}", folder / "work")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("head", "this head was trained on another trunk: that of published"),
+        ("whole", "a whole TrackModel, no head alone; give it as the weights"),
+        ("none", "No such file or directory"),
+        ("cut", r"weights\.npz: cut short or damaged"),
+    ],
+)
+def test_heads_that_do_not_fit_are_one_line(trained_head, tmp_path, name, said):
+    folder, _ = trained_head
+    shutil.copytree(folder / "head", tmp_path / "cut")
+    path = tmp_path / "cut" / "weights.npz"
+    path.write_bytes(path.read_bytes()[:-100])
+    enformer = toy_model(seed=3 if name == "cut" else 4)
+    where = tmp_path / "cut" if name == "cut" else folder / name
+    with pytest.raises(InputError, match=rf"^--head {where}: [^\n]*{said}") as caught:
+        weights.load_head(str(where), enformer, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_head_alone_is_no_weights(trained_head, tmp_path):
+    where = trained_head[0] / "head"
+    for function in (weights.load, weights.load_trunk):
+        with pytest.raises(
+            InputError, match=rf"^--weights {where}: .*a head alone, trained on the trunk published"
+        ):
+            load(where, tmp_path, function)

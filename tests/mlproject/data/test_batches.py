@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 
 from mlproject.data import batches
-from mlproject.data.batches import evaluation_batches, training_batches
+from mlproject.data.batches import (
+    evaluation_batches,
+    other_strand,
+    training_batches,
+    training_rows,
+    windows_in_order,
+)
 from mlproject.data.records import Example, open_dataset, read_shard, write_shard
 from mlproject.data.signals import coarsen
+from mlproject.data.targets import strand_order
 from mlproject.errors import InputError
 
 
@@ -209,6 +216,47 @@ def test_bad_numbers_are_refused(toy_dataset):
         evaluation_batches(toy_dataset, "valid", batch_size=1, limit=0)
     with pytest.raises(InputError, match="subset 'dev' is unknown"):
         evaluation_batches(toy_dataset, "dev", batch_size=1)
+
+
+def test_windows_in_order_are_those_of_the_files(dataset, source):
+    for subset, count in (("train", 10), ("valid", 6), ("test", 4)):
+        found, expected = list(windows_in_order(dataset, subset)), stored(dataset, subset)
+        assert len(found) == len(expected) == count
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one.sequence, other.sequence)
+            np.testing.assert_array_equal(one.target, other.target)
+
+
+def test_the_other_strand_is_complemented_and_turned_with_its_tracks():
+    codes = np.array([0, 1, 2, 3, 4, 0], np.uint8)  # ACGTNA
+    target = np.array([[1, 2, 3], [4, 5, 6]], np.float16)
+    found = other_strand(Example(codes, target), np.array([0, 2, 1]))
+    assert found.sequence.tolist() == [3, 4, 0, 1, 2, 3]  # TNACGT
+    assert found.target.tolist() == [[4, 6, 5], [1, 3, 2]]
+    again = other_strand(found, np.array([0, 2, 1]))
+    np.testing.assert_array_equal(again.sequence, codes)
+    np.testing.assert_array_equal(again.target, target)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 10, 25])
+@pytest.mark.parametrize("reverse_complement", [False, True])
+def test_rows_are_the_windows_and_strands_of_the_batches(
+    toy_dataset, tmp_path, batch_size, reverse_complement
+):
+    windows, swap = stored(toy_dataset, "train"), strand_order(toy_dataset.targets)
+    options = {"batch_size": batch_size, "seed": 6, "reverse_complement": reverse_complement}
+    for start in (0, 1, 5):
+        rows = itertools.islice(training_rows(10, start=start, **options), 9)
+        expected, flips = take(toy_dataset, 9, tmp_path, start=start, **options), 0
+        for (sequence, target), (row, flipped) in zip(expected, rows, strict=True):
+            assert len(row) == len(flipped) == batch_size
+            flips += flipped.sum()
+            found = [windows[i] for i in row]
+            found = [other_strand(e, swap) if f else e for e, f in zip(found, flipped, strict=True)]
+            np.testing.assert_array_equal([one_hot(e.sequence) for e in found], sequence)
+            np.testing.assert_array_equal([e.target.astype(np.float32) for e in found], target)
+        share = flips / (9 * batch_size)
+        assert share == 0 if not reverse_complement else batch_size < 10 or 0.3 < share < 0.7
 
 
 def test_human_records_pooled_to_128(baskerville, source):

@@ -351,6 +351,37 @@ def test_the_digest_follows_the_content(toy_dataset, tmp_path):
     assert open_dataset(tmp_path, "toy").digest != toy_dataset.digest
 
 
+def test_places_are_those_of_the_records(toy_dataset, tmp_path):
+    lines = [line.split("\t") for line in (toy_dataset.path / "sequences.bed").read_text().splitlines()]
+    for subset, count in (("train", 10), ("valid", 6), ("test", 4)):
+        found = toy_dataset.places(subset)
+        assert len(found) == count
+        assert [(p.chrom, str(p.start), str(p.end)) for p in found] == [
+            tuple(fields[:3]) for fields in lines if fields[3] == subset
+        ]
+    dataset = copy(toy_dataset, tmp_path)
+    (dataset.path / "sequences.bed").unlink()
+    assert dataset.places("train") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda lines: lines[:-1], "sequences.bed: has 3 test windows, statistics.json says 4; "),
+        (lambda lines: [*lines, lines[-1]], "sequences.bed: has 5 test windows, statistics.json says 4; "),
+        (lambda lines: [*lines[:-1], "c3\t1\t2\tfold3"], "line 20: the fourth column is 'fold3', expected "),
+        (lambda lines: [*lines[:-1], lines[-1][:4]], "line 20: "),
+    ],
+)
+def test_places_that_do_not_fit_are_refused(toy_dataset, tmp_path, change, said):
+    dataset = copy(toy_dataset, tmp_path)
+    path = dataset.path / "sequences.bed"
+    path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
+    with pytest.raises(InputError, match=said) as caught:
+        dataset.places("test")
+    assert "\n" not in str(caught.value)
+
+
 def test_head_bins():
     tiny = TrackDataset(Path("data"), "x", Statistics(74, 131_072, 2048, 32, 32_768), None, {})  # type: ignore[arg-type]
     assert tiny.head_bins() == 512

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mlproject.data.targets import category, read_targets, strand_order, write_targets
+from mlproject.data.targets import as_rows, category, read_targets, strand_order, write_targets
 from mlproject.errors import InputError
 
 
@@ -99,3 +99,27 @@ def test_numbers_are_numbers(toy):
     table = read_targets(toy.targets)
     np.testing.assert_array_equal(table["clip"], [np.nan, 9, 11.5])
     np.testing.assert_array_equal(table["scale"], [1, 0.5, 2])
+
+
+def test_rows_are_words_by_column(toy):
+    rows = as_rows(read_targets(toy.targets))
+    assert [row["identifier"] for row in rows] == ["one", "NA", "007"]
+    assert [row["strand_pair"] for row in rows] == ["0", "2", "1"]
+    assert [row["clip"] for row in rows] == ["", "9", "11.5"]
+    assert rows[1] == {
+        "index": "1", "genome": "0", "identifier": "NA", "file": rows[1]["file"], "clip": "9", "clip_soft": "5",
+        "scale": "0.5", "sum_stat": "mean_sqrt", "strand_pair": "2", "description": "CAGE:two +",
+    }  # fmt: skip
+
+
+def test_rows_name_a_partner_by_its_index_and_keep_other_columns(tmp_path):
+    text = (
+        "index\tidentifier\tfile\tstrand_pair\tdescription\tlab\n"
+        "7\ta\ta\t5\tx\tone\n5\tb\tb\t7\tx\t\n9\tc\tc\t\tx\t3\n"
+    )
+    rows = as_rows(read_targets(write(tmp_path / "t.txt", text)))
+    assert [row["strand_pair"] for row in rows] == ["5", "7", ""]
+    assert [row["lab"] for row in rows] == ["one", "", "3"] and [row["scale"] for row in rows] == ["1"] * 3
+    lines = ["\t".join(rows[0]), *("\t".join(row.values()) for row in rows)]
+    again = read_targets(write(tmp_path / "again.txt", "\n".join(lines)))
+    assert again.equals(read_targets(tmp_path / "t.txt"))
