@@ -3,10 +3,16 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import tensorflow as tf
 
 from enformer_core.enformer import Enformer, EnformerConfig, preset
 from mlproject.data.constructs import Construct, Site
+from mlproject.data.published_h5 import unnamed_targets
+from mlproject.data.records import Example, Statistics, TrackDataset, open_dataset, write_shard
+from mlproject.data.targets import write_targets
+
+TRACK_WINDOWS = {"train": 7, "valid": 5, "test": 3}
 
 
 def toy_config(**changes) -> EnformerConfig:
@@ -49,3 +55,27 @@ def toy_constructs(count: int = 12, length: int = 2304, folds: int = 3, seed: in
         group, cluster = f"group {index % 4}", f"cluster {index // 2}"
         made.append(Construct(index, f"c{index}", group, cluster, fold, activity, tuple(sites), letters))
     return made
+
+
+def toy_tracks(folder, pool_width: int = 128) -> TrackDataset:
+    """A dataset `lab` of `TRACK_WINDOWS` of 2,048 bp, for `toy_model`: random letters, three tracks of random signal.
+
+    The second and the third are of two strands.
+    """
+    random = np.random.default_rng(0)
+    path = folder / "lab"
+    (path / "tfrecords").mkdir(parents=True)
+    bins = 14 * 128 // pool_width
+    places = []
+    for subset, count in TRACK_WINDOWS.items():
+        sequences = random.integers(0, 5, (count, 2048)).astype(np.uint8)
+        targets = random.gamma(1.0, 2.0, (count, bins, 3)).astype(np.float16)
+        write_shard(path / "tfrecords" / f"{subset}-0.tfr", map(Example, sequences, targets))
+        places += [f"c{subset}\t{3000 * n}\t{3000 * n + 2048}\t{subset}\n" for n in range(count)]
+    (path / "sequences.bed").write_text("".join(places))
+    counts = {f"{subset}_seqs": count for subset, count in TRACK_WINDOWS.items()}
+    Statistics(3, 2048, bins, pool_width, 128, **counts).write(path / "statistics.json")
+    table = unnamed_targets(3).assign(sum_stat="sum", description=["DNASE:a", "CAGE:b +", "CAGE:b -"])
+    table["strand_pair"] = pd.array([0, 2, 1], dtype="Int64")
+    write_targets(path / "targets.txt", table)
+    return open_dataset(folder, "lab")

@@ -76,6 +76,8 @@ class EmbeddingCache:
             InputError: the disk has too little room, or an embedding is NaN or beyond float16.
         """
         with locked(self.folder):
+            for left in self.folder.glob("*.*.*"):  # by a process that was killed while it wrote
+                left.unlink(missing_ok=True)
             self._look()
             wanted = self.missing(keys)
             if not wanted:

@@ -112,6 +112,17 @@ def test_a_stopped_fill_keeps_its_finished_shards(tmp_path, small_shards, error)
     np.testing.assert_array_equal(cache.read(KEYS), expected(KEYS))
 
 
+def test_what_a_kill_left_in_the_middle_of_a_file_is_removed(tmp_path):
+    cache_in(tmp_path).fill(KEYS[:4], Trunk(), batch_size=4)
+    whole = set((tmp_path / "trunk").iterdir())
+    for name in ("0123456789abcdef.npy.4711", "0123456789abcdef.keys.4711"):
+        (tmp_path / "trunk" / name).write_bytes(b"half")
+    cache = cache_in(tmp_path)
+    assert cache.fill(KEYS[:4], Trunk(), batch_size=4) == 0
+    assert set((tmp_path / "trunk").iterdir()) == whole
+    np.testing.assert_array_equal(cache.read(KEYS[:4]), expected(KEYS[:4]))
+
+
 def cut(path):
     path.write_bytes(path.read_bytes()[:-4])
 

@@ -14,35 +14,11 @@ from enformer_core.losses import poisson, poisson_multinomial
 from enformer_core.track_model import TrackModel
 from mlproject import embeddings
 from mlproject.data.batches import other_strand, training_batches, windows_in_order
-from mlproject.data.published_h5 import unnamed_targets
-from mlproject.data.records import Example, Statistics, TrackDataset, open_dataset, read_shard, write_shard
-from mlproject.data.targets import strand_order, write_targets
+from mlproject.data.records import TrackDataset, read_shard
+from mlproject.data.targets import strand_order
 from mlproject.head_training import HeadTrainer, StoredWindows, loss_function
-from toys import toy_model
-
-COUNTS = {"train": 7, "valid": 5, "test": 3}  # no multiples of the batch size
-TRACKS = 3
-
-
-def write_dataset(folder, pool_width=128):
-    """Windows of random letters with random signal; tracks 1 and 2 are two strands."""
-    random = np.random.default_rng(0)
-    path = folder / "lab"
-    (path / "tfrecords").mkdir(parents=True)
-    bins = 14 * 128 // pool_width
-    for subset, count in COUNTS.items():
-        sequences = random.integers(0, 5, (count, 2048)).astype(np.uint8)
-        targets = random.gamma(1.0, 2.0, (count, bins, TRACKS)).astype(np.float16)
-        shard = path / "tfrecords" / f"{subset}-0.tfr"
-        write_shard(shard, map(Example, sequences, targets))
-    counts = {f"{subset}_seqs": count for subset, count in COUNTS.items()}
-    Statistics(TRACKS, 2048, bins, pool_width, 128, **counts).write(path / "statistics.json")
-    table = unnamed_targets(TRACKS)
-    table["strand_pair"] = [0, 2, 1]
-    table["strand_pair"] = table["strand_pair"].astype("Int64")
-    table["sum_stat"] = "sum"
-    write_targets(path / "targets.txt", table)
-    return open_dataset(folder, "lab")
+from toys import TRACK_WINDOWS as COUNTS
+from toys import toy_model, toy_tracks
 
 
 class Toy(NamedTuple):
@@ -59,7 +35,7 @@ def make(dataset, folder, *, cache, both=False, head=None, loss="poisson", total
     if cache:
         channels = 2 * enformer.config.channels
         stored = StoredWindows(folder / "embeddings", dataset, list(COUNTS), channels, both)
-    model = TrackModel(enformer, TrackHeadConfig(TRACKS, **(head or {})), "lab")
+    model = TrackModel(enformer, TrackHeadConfig(3, **(head or {})), "lab")
     trainer = HeadTrainer(
         model,
         dataset,
@@ -76,7 +52,7 @@ def make(dataset, folder, *, cache, both=False, head=None, loss="poisson", total
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    return write_dataset(tmp_path_factory.mktemp("data"))
+    return toy_tracks(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +130,7 @@ def test_evaluation_is_over_the_whole_split(toys, cache):
         found = toy.trainer.evaluate(subset)
         assert found.n == count * 14
         assert found.loss == pytest.approx((predicted - target * np.log(predicted + 1e-7)).mean(), rel=1e-3)
-        for track in range(TRACKS):
+        for track in range(3):
             r = np.corrcoef(predicted[..., track].ravel(), target[..., track].ravel())[0, 1]
             assert found.pearson_r[track] == pytest.approx(r, abs=2e-3)
         shown, measured = toy.trainer.predict(subset, 3)
@@ -233,13 +209,13 @@ def test_windows_that_were_left_by_a_kill_are_made_up_for(dataset, tmp_path, mon
 
 def test_pooled_targets_are_kept_as_float32(tmp_path):
     """Sums of bins are not rounded to float16."""
-    dataset = write_dataset(tmp_path / "data", pool_width=32)
+    dataset = toy_tracks(tmp_path / "data", pool_width=32)
     windows = StoredWindows(tmp_path / "kept", dataset, ["valid"], 1, False)
     windows.fill(lambda codes: np.zeros([len(codes), 14, 1]), batch_size=4)
     found = windows.read("valid", range(5), [False] * 5)["target"].numpy()
     examples = read_shard(dataset.shards("valid")[0], dataset.statistics)
     stored = np.stack([e.target for e in examples]).astype(np.float32)
-    np.testing.assert_allclose(found, stored.reshape(5, 14, 4, TRACKS).sum(2), rtol=1e-6)
+    np.testing.assert_allclose(found, stored.reshape(5, 14, 4, 3).sum(2), rtol=1e-6)
     assert (found != found.astype(np.float16)).any()
 
 
