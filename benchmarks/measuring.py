@@ -33,6 +33,26 @@ def in_child(script: str, case: Mapping[str, Any], python: str = sys.executable)
     return json.loads(ended.stdout.splitlines()[-1])
 
 
+def command(folder: Path, *words: str) -> None:
+    """Runs one command of the project in a folder, on a store of its own; what it prints is shown where it fails."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT / "src"),
+        "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db",
+    }
+    ended = subprocess.run(
+        [sys.executable, "-m", "mlproject", *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    if ended.returncode:
+        raise SystemExit(
+            f"{words[0]} ended with {ended.returncode}\n{ended.stdout[-1000:]}{ended.stderr[-2000:]}"
+        )
+
+
 def case_of(description: str) -> dict[str, Any] | None:
     """The case that this process is a child for, or None in the process that the user started."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])

@@ -9,48 +9,27 @@ regressions. It takes half an hour; everything is kept in a temporary folder tha
 """
 
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from measuring import ROOT, verdict
+from measuring import ROOT, command, verdict
 
 SEEDS = (1, 2, 3)
-
-
-def run(folder: Path, *words: str) -> None:
-    """Runs one command in the folder; what it prints is shown where it fails."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT / "src"),
-        "MLFLOW_TRACKING_URI": "sqlite:///mlflow.db",
-    }
-    ended = subprocess.run(
-        [sys.executable, "-m", "mlproject", *words],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    if ended.returncode:
-        raise SystemExit(
-            f"{words[0]} ended with {ended.returncode}\n{ended.stdout[-1000:]}{ended.stderr[-2000:]}"
-        )
 
 
 def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        run(folder, "build_constructs", "--num_folds", "4", "--output", "constructs")
-        run(folder, "ablation", "--variants", "vanilla", "--seeds", "42", "--organisms", "human,mouse",
+        command(folder, "build_constructs", "--num_folds", "4", "--output", "constructs")
+        command(folder, "ablation", "--variants", "vanilla", "--seeds", "42", "--organisms", "human,mouse",
             "--epochs", "20", "--steps_per_epoch", "50", "--valid_steps", "4")  # fmt: skip
         (checkpoint,) = folder.glob("mlruns/*/*/artifacts/checkpoint")
         for seed in SEEDS:
             for weights in (str(checkpoint), "random"):
-                run(folder, "finetune", "--data", "constructs", "--weights", weights, "--seed", str(seed),
+                command(folder, "finetune", "--data", "constructs", "--weights", weights, "--seed", str(seed),
                     "--epochs", "15", "--learning_rate", "2e-4", "--samples", "4")  # fmt: skip
         found = _pearson(folder)
     for name, values in found.items():
