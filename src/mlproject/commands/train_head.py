@@ -136,9 +136,6 @@ def check(options: Options) -> None:
     ):
         if not getattr(options, name) >= 0:
             raise InputError(f"--{name}: found {getattr(options, name)}; it cannot be negative")
-    for name in ("learning_rate", "clip_norm", "total_weight"):
-        if not math.isfinite(getattr(options, name)):
-            raise InputError(f"--{name}: found {getattr(options, name)}; it must be finite")
     for seed in options.seeds:
         if not 0 <= seed < 2**31:
             raise InputError(f"--seeds: found {seed}; it must be from 0 to {2**31 - 1}")
