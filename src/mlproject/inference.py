@@ -14,6 +14,7 @@ from enformer_core import checkpoints
 from enformer_core.activity import ActivityModel
 from enformer_core.dna import reverse_complement
 from enformer_core.enformer import BIN_SIZE_BP, Enformer
+from enformer_core.shifts import ShiftedTrunk
 from enformer_core.track_model import TrackModel
 from mlproject import tensorhub
 from mlproject.data.constructs import Site
@@ -97,7 +98,8 @@ def check_head(head: str, names: Sequence[str]) -> None:
         InputError: names the option and what there is.
     """
     if head not in names:
-        raise InputError(f"--head: found {head!r}{nearest(head, names)}; the model has {', '.join(names)}")
+        there = ", ".join(names) or "none"
+        raise InputError(f"--head: found {head!r}{nearest(head, names)}; the model has {there}")
 
 
 def _filled(batch: np.ndarray, size: int) -> np.ndarray:
@@ -204,7 +206,7 @@ def geometry(model: Model, length: int, both_strands: bool) -> Geometry:
 
 
 class Windows:
-    """What a model says of each of `shifts + 1` windows of a sequence, 1 bp apart: a window is a call of the model.
+    """What a model says of each of `shifts + 1` windows of a sequence, 1 bp apart, with a call of it for each.
 
     Args:
         predict: `[B, length, 4]` to a tensor.
@@ -307,11 +309,17 @@ def _windows(
         return Windows(of_tensorhub, shape.length, shifts)
     heads = track_heads(model)
     check_head(head, list(heads))
-    chosen, trunk = heads[head], trunk_of(model).trunk
+    chosen, enformer = heads[head], trunk_of(model)
+
+    def read(embedding: tf.Tensor) -> tf.Tensor:
+        return tf.gather(chosen(embedding), columns, axis=-1)
+
+    if shifts:
+        return ShiftedTrunk(enformer, shape.length, shifts, read)
 
     @tf.function(jit_compile=True, autograph=False)
     def predict(sequence: tf.Tensor) -> tf.Tensor:
-        return tf.gather(chosen(trunk(sequence, is_training=False)), columns, axis=-1)
+        return read(enformer.trunk(sequence, is_training=False))
 
     return Windows(predict, shape.length, shifts)
 

@@ -392,12 +392,13 @@ def _predict(options: Options, genome: Genome, work: _Work, saved: FragmentFolde
     try:
         with (
             stopping.deferred() as should_stop,
-            compilation.compiling(),
             tqdm(None, "predict", total, False, initial=before, unit="fragment", disable=None) as bar,
         ):
             for first in range(0, len(wanted), options.batch_size):
                 batch = wanted[first : first + options.batch_size]
-                answer = work.predict(_sequences(genome, work, batch))
+                # not around all of them: it holds back what goes to stderr, the bar too
+                with contextlib.nullcontext() if first else compilation.compiling():
+                    answer = work.predict(_sequences(genome, work, batch))
                 for row, number in enumerate(batch):
                     mean = answer.mean[row]
                     if not np.isfinite(mean).all():

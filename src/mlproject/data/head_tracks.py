@@ -77,7 +77,7 @@ def choose(words: str, tracks: Sequence[Track]) -> list[Track]:
 
     Args:
       words: comma list of whole numbers (positions from 0), ranges `3-7` (both ends included), identifiers, and
-        patterns with `*` and `?` of identifiers or descriptions, whatever the case; nothing means all.
+        patterns, with `*` and `?`, of whole identifiers or descriptions, whatever the case; nothing means all.
       tracks: those of the head.
 
     Raises:
@@ -103,7 +103,8 @@ def _named(word: str, tracks: Sequence[Track]) -> Sequence[Track]:
         if end > last:
             raise InputError(f"--tracks: found {word!r}; the head has tracks 0 to {last}")
         return tracks[first : end + 1]
-    if "*" in word or "?" in word:
+    matches = [track for track in tracks if track.identifier == word]
+    if not matches:
         # of the rules of fnmatch, brackets are none here: descriptions have them
         pattern = re.compile(fnmatch.translate(word.lower().replace("[", "[[]")))
         matches = [
@@ -111,17 +112,11 @@ def _named(word: str, tracks: Sequence[Track]) -> Sequence[Track]:
             for track in tracks
             if pattern.match(track.identifier.lower()) or pattern.match(track.description.lower())
         ]
-        if not matches:
-            raise InputError(
-                f"--tracks: found {word!r}, a pattern that none of {len(tracks)} tracks matches"
-                f"{_nearest(word.replace('*', '').replace('?', ''), tracks)}"
-            )
-        return matches
-    matches = [track for track in tracks if track.identifier == word]
     if not matches:
         raise InputError(
-            f"--tracks: found {word!r}, expected an index from 0 to {last}, a range such as 0-{min(last, 3)}, "
-            f"an identifier, or a pattern such as *{word}*{_nearest(word, tracks)}"
+            f"--tracks: found {word!r}, which is none of {len(tracks)} tracks; expected an index from 0 to {last}, "
+            f"a range such as 0-{min(last, 3)}, an identifier, or a pattern such as *{word.strip('*')}*"
+            f"{_nearest(word.replace('*', '').replace('?', ''), tracks)}"
         )
     return matches
 

@@ -6,13 +6,15 @@ predictions.npz        see `write_npz`
 0003_NAME.bedgraph     likewise
 """
 
+import bisect
 import os
 import re
+import shutil
 import uuid
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -249,12 +251,17 @@ def write_npz(
         "identifier": np.array([track.identifier for track in tracks]),
         "description": np.array([track.description for track in tracks]),
     }
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as file:
+    with zipfile.ZipFile(path, "w") as file:
+
+        def member(name: str) -> IO[bytes]:  # without the time of day: the same numbers are the same file
+            return file.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)
+
         for name, source in arrays.items():
-            file.write(source, f"{name}.npy")
+            with source.open("rb") as array_file, member(name) as target:
+                shutil.copyfileobj(array_file, target, 1 << 20)
         for name, array in small.items():
-            with file.open(f"{name}.npy", "w") as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
+            with member(name) as target:
+                np.lib.format.write_array(target, array, allow_pickle=False)
 
 
 def write_bedgraph(path: Path, stretches: Sequence[Stretch], column: np.ndarray) -> None:
@@ -338,12 +345,21 @@ def write_formats(
 def rows_of(span: Span, stretches: Sequence[Stretch]) -> tuple[slice, int]:
     """The rows of the values that a span, or a part of one, covers, and where the first of its bins starts."""
     low = max(0, span.start) // BIN_SIZE_BP * BIN_SIZE_BP
-    for stretch in stretches:
-        if stretch.chrom == span.chrom and stretch.start <= low < stretch.end:
-            first = stretch.offset + (low - stretch.start) // BIN_SIZE_BP
-            last = stretch.offset - (stretch.start - min(span.end, stretch.end)) // BIN_SIZE_BP
-            return slice(first, last), low
-    raise AssertionError(f"{span} was not predicted")
+    stretch = _stretch_with(span.chrom, low, stretches)
+    first = stretch.offset + (low - stretch.start) // BIN_SIZE_BP
+    last = stretch.offset - (stretch.start - min(span.end, stretch.end)) // BIN_SIZE_BP
+    return slice(first, last), low
+
+
+def _stretch_with(chrom: str, position: int, stretches: Sequence[Stretch]) -> Stretch:
+    """The stretch that has a predicted position."""
+    keys = (chrom.encode(), position)
+    at = bisect.bisect(stretches, keys, key=lambda stretch: (stretch.chrom.encode(), stretch.start))
+    found = stretches[at - 1]
+    assert found.chrom == chrom and found.start <= position < found.end, (
+        f"{chrom}:{position} was not predicted"
+    )
+    return found
 
 
 def summarize(
@@ -366,8 +382,8 @@ def summarize(
     """
     part = Span(region.chrom, max(region.start, span.start), min(region.end, span.end))
     rows, start = rows_of(part, stretches)
-    whole, first = rows_of(span, stretches)
-    (stretch,) = (s for s in stretches if s.offset <= whole.start < s.offset + s.bins)
+    first = rows_of(span, stretches)[1]
+    last = min(span.end, _stretch_with(span.chrom, first, stretches).end)
     bins = rows.stop - rows.start
     mean, total, most, place = (np.empty(len(tracks)) for _ in range(4))
     at_once = max(1, _VALUES // bins)
@@ -383,7 +399,7 @@ def summarize(
             "start": region.start,
             "end": region.end,
             "predicted_start": first,
-            "predicted_end": min(span.end, stretch.end),
+            "predicted_end": last,
             "bins": bins,
             "n_bases": unknown[0],
             "iupac": unknown[1],

@@ -68,7 +68,10 @@ def read_regions(words: str, lengths: dict[str, int]) -> list[Region]:
       InputError: names the file and line or the word, what was found and what was expected.
     """
     if not words.strip():
-        return [Region(chrom, chrom, 0, length) for chrom, length in lengths.items() if length]
+        whole = [Region(chrom, chrom, 0, length) for chrom, length in lengths.items() if length]
+        if not whole:
+            raise InputError("the FASTA has no bases, only names.")
+        return whole
     if Path(words).is_file() or ":" not in words:
         regions = [
             Region(name or str(interval), *interval)

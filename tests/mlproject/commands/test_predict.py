@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import signal
@@ -328,6 +329,20 @@ def test_the_same_again_is_nothing_to_do_and_another_is_refused(folder, places, 
         assert says in line
     assert not predictor.calls
     assert {path: path.stat().st_mtime_ns for path in Path("work/predicted").iterdir()} == before
+
+
+def test_only_the_first_call_holds_back_what_goes_to_stderr(folder, places, predictor, monkeypatch):
+    """What compiles does, and the progress bar is written there."""
+    ended_after = []
+
+    @contextlib.contextmanager
+    def compiling():
+        yield
+        ended_after.append(len(predictor.calls))
+
+    monkeypatch.setattr(command.compilation, "compiling", compiling)
+    assert predict(places) == 0
+    assert ended_after == [1] and len(predictor.calls) > 2
 
 
 @pytest.mark.parametrize("damaged", [False, True])

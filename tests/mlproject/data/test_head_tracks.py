@@ -25,6 +25,7 @@ TRACKS = [
         ("*k562", [1, 4]),
         ("cnhs1?", [2, 3]),
         ("*[adult]?*", [2, 3]),
+        ("dnase:k562", [1]),
         ("1?", [4]),  # the identifier 12; as a number it would be an index
     ],
 )
@@ -40,11 +41,11 @@ def test_tracks_are_chosen_in_the_order_of_the_words(words, expected):
         ("3-1", "--tracks: found '3-1'; a range goes from the lower to the higher index"),
         (
             "ENCFF110QMG",
-            "found 'ENCFF110QMG', expected an index from 0 to 4, a range such as 0-3, an identifier, or",
+            "'ENCFF110QMG', which is none of 5 tracks; expected an index from 0 to 4, a range such as 0-3, an identif",
         ),
         ("ENCFF110QMG", "; did you mean 'ENCFF110QGM'?"),
         ("K562", "a pattern such as *K562*; there is "),
-        ("DNASE:K563*", "--tracks: found 'DNASE:K563*', a pattern that none of 5 tracks matches"),
+        ("DNASE:K563*", "--tracks: found 'DNASE:K563*', which is none of 5 tracks; "),
         ("DNASE:K563*", "; did you mean 'DNASE:K562'?"),
         (",", "--tracks: found ','; it names no track"),
     ],

@@ -88,6 +88,12 @@ def test_a_wrong_word_is_named(words, says):
     assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_records_without_bases_are_no_regions():
+    assert [region.chrom for region in read_regions("", {"a": 0, "b": 1})] == ["b"]
+    with pytest.raises(InputError, match=r"^the FASTA has no bases, only names\.$"):
+        read_regions("", {"a": 0})
+
+
 def test_a_bed_without_regions_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"regions\.bed: has no regions\.$"):
         read_regions(str(bed(tmp_path, "# nothing\n\n")), LENGTHS)
