@@ -9,12 +9,9 @@ says in `statistics.json` (`transform_order`) which one made it.
     clip c        y is kept within [-c, c]
 """
 
-import json
 import math
 import os
 import struct
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,12 +19,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mlproject.data.bigwig import DAMAGED, MAGIC, BigWig
 from mlproject.data.files import explained
 from mlproject.data.genome import Interval
 from mlproject.errors import InputError
 
 TRANSFORM_ORDER = "scale,sum_stat,clip_soft,clip"
-_MAGIC = {b"\x26\xfc\x8f\x88": "<", b"\x88\x8f\xfc\x26": ">"}
+_TOGETHER = 64  # tracks that are clipped and limited at once
 _POOLS = {"sum": np.sum, "mean": np.mean, "max": np.max, "median": np.median}
 
 
@@ -85,31 +83,10 @@ def coarsen(target: np.ndarray, factor: int, targets: pd.DataFrame) -> np.ndarra
 
 # path, size and time of change -> chromosome lengths. A command checks before it opens a run, and again.
 _probed: dict[str, dict[str, int]] = {}
-_PROBE = """
-import json, sys
-import pyBigWig
-for line in sys.stdin:
-    path = json.loads(line)
-    print(json.dumps([path, None]), flush=True)
-    try:
-        file = pyBigWig.open(path)
-        chroms = file.chroms()
-        for chrom, length in list(chroms.items())[:64]:
-            if len(file.values(chrom, 0, min(length, 1000), numpy=True)) == 0:
-                chroms = {}  # a header without data
-                break
-            file.values(chrom, length // 2, min(length // 2 + 1000, length), numpy=True)
-        print(json.dumps([path, chroms]), flush=True)
-    except Exception as error:
-        print(json.dumps([path, " ".join(str(error).split())]), flush=True)
-        break
-"""
 
 
 def check_bigwigs(paths: Sequence[Path], names: Sequence[str]) -> list[dict[str, int]]:
-    """The chromosome lengths of each bigWig, after reading a little of each in a process of its own.
-
-    A damaged header can crash the reader (libBigWig), so the first look is taken where a crash does no harm.
+    """The chromosome lengths of each bigWig, after reading a little of each.
 
     Args:
       paths: the files.
@@ -118,54 +95,47 @@ def check_bigwigs(paths: Sequence[Path], names: Sequence[str]) -> list[dict[str,
     Raises:
       InputError: a file is absent, not a bigWig, damaged, or stores NaN or infinite values; names it.
     """
-    keys: dict[str, str] = {}
+    found = []
     for path, name in zip(paths, names, strict=True):
         with explained(f"bigWig {path} ({name}): cannot be read"):
-            with open(path, "rb") as file:
-                header = file.read(64)
-                if header[:4] not in _MAGIC or len(header) < 64:
-                    raise InputError(f"bigWig {path} ({name}): is not a bigWig file.")
-                summary_at = struct.unpack_from(_MAGIC[header[:4]] + "Q", header, 44)[0]
-                file.seek(0, os.SEEK_END)
-                size = file.tell()
-                if 0 < summary_at <= size - 40:
-                    file.seek(summary_at)
-                    summary = struct.unpack(_MAGIC[header[:4]] + "Q4d", file.read(40))
-                    if not all(math.isfinite(value) for value in summary[1:]):
-                        raise InputError(
-                            f"bigWig {path} ({name}): stores NaN or infinite values; "
-                            "leave positions out of the file where nothing was measured."
-                        )
-                elif summary_at > size - 40:
-                    raise InputError(f"bigWig {path} ({name}): is truncated.")
+            _check_header(path, name)
             state = os.stat(path)
-        keys[str(path)] = f"{path.resolve()} {state.st_size} {state.st_mtime_ns}"
-    unique = [path for path, key in keys.items() if key not in _probed]
-    probe = subprocess.run(
-        [sys.executable, "-c", _PROBE],
-        input="".join(json.dumps(path) + "\n" for path in unique),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    found: dict[str, dict[str, int] | str | None] = dict(
-        json.loads(line) for line in probe.stdout.splitlines()
-    )
-    for path, name in zip(paths, names, strict=True):
-        if keys[str(path)] in _probed:
-            continue
-        chroms = found.get(str(path))
-        if isinstance(chroms, str) or chroms is None:
-            reason = chroms or "the bigWig reader crashes on it"
-            raise InputError(f"bigWig {path} ({name}): is damaged ({reason}).")
-        if not chroms:
-            raise InputError(f"bigWig {path} ({name}): holds no values.")
-        _probed[keys[str(path)]] = chroms
-    return [_probed[keys[str(path)]] for path in paths]
+        key = f"{path.resolve()} {state.st_size} {state.st_mtime_ns}"
+        if key not in _probed:
+            with explained(f"bigWig {path} ({name}): is damaged", DAMAGED):
+                file = BigWig(path)
+                lengths = {chrom: length for chrom, (_, length) in file.chromosomes.items()}
+                for chrom, length in list(lengths.items())[:64]:
+                    for start in (0, length // 2):
+                        file.values(chrom, start, min(start + 1000, length))
+            if not lengths or file.empty:
+                raise InputError(f"bigWig {path} ({name}): holds no values.")
+            _probed[key] = lengths
+        found.append(_probed[key])
+    return found
+
+
+def _check_header(path: Path, name: str) -> None:
+    with open(path, "rb") as file:
+        header = file.read(64)
+        if header[:4] not in MAGIC or len(header) < 64:
+            raise InputError(f"bigWig {path} ({name}): is not a bigWig file.")
+        summary_at = struct.unpack_from(MAGIC[header[:4]] + "Q", header, 44)[0]
+        size = file.seek(0, os.SEEK_END)
+        if summary_at > size - 40:
+            raise InputError(f"bigWig {path} ({name}): is truncated.")
+        if summary_at:
+            file.seek(summary_at)
+            summary = struct.unpack(MAGIC[header[:4]] + "Q4d", file.read(40))
+            if not all(math.isfinite(value) for value in summary[1:]):
+                raise InputError(
+                    f"bigWig {path} ({name}): stores NaN or infinite values; "
+                    "leave positions out of the file where nothing was measured."
+                )
 
 
 class SignalReader:
-    """Binned signal of several tracks; each bigWig is opened once, at its first use.
+    """Binned signal of several tracks.
 
     Args:
       targets: the table of tracks.
@@ -179,22 +149,16 @@ class SignalReader:
         self._clip = targets["clip"].to_numpy(np.float32)
         self._clip_soft = targets["clip_soft"].to_numpy(np.float32)
         self._sum_stat = list(targets["sum_stat"])
-        self._files: dict[str, object] = {}
+        self._files: dict[Path, BigWig] = {}
         self.missing = np.zeros(len(paths), np.int64)  # bp without a value, per track
         self.limited = np.zeros(len(paths), np.int64)  # bins outside float16, per track
 
     def _values(self, track: int, chrom: str, start: int, end: int) -> np.ndarray:
-        import pyBigWig
-
-        path = str(self._paths[track])
-        if path not in self._files:
-            self._files[path] = pyBigWig.open(path)
-        file = self._files[path]
-        try:
-            values = file.values(chrom, start, end, numpy=True)  # type: ignore[attr-defined]
-        except RuntimeError as error:
-            raise InputError(f"bigWig {path}: {chrom}:{start}-{end} cannot be read ({error}).") from None
-        return values.astype(np.float32, copy=False)
+        path = self._paths[track]
+        with explained(f"bigWig {path}: {chrom}:{start}-{end} cannot be read", DAMAGED):
+            if path not in self._files:
+                self._files[path] = BigWig(path)
+            return self._files[path].values(chrom, start, end)
 
     def read(
         self,
@@ -206,9 +170,10 @@ class SignalReader:
     ) -> np.ndarray:
         """Targets of windows of one chromosome: `[windows, length // bin_size, tracks]` float16.
 
-        Each track is read in one stretch from the first start to the last end. Positions without a value
-        count as 0. Blacklisted positions are kept within plus and minus the window's median of the track, as
-        Baskerville does. Values beyond float16 are limited to its range and counted.
+        Each track is read in one stretch from the first start to the last end, and where windows lie on one grid
+        of bins, what they share is pooled once. Positions without a value count as 0. Blacklisted positions are
+        kept within plus and minus the window's median of the track, as Baskerville does. Values beyond float16
+        are limited to its range and counted.
 
         Args:
           chrom: chromosome name.
@@ -220,39 +185,63 @@ class SignalReader:
         Raises:
           InputError: a value is NaN or infinite after the transform, or the file cannot be read.
         """
-        first, last = starts[0], starts[-1] + length
         out = np.empty((len(starts), length // bin_size, len(self._paths)), np.float16)
-        covered = np.zeros(last - first, bool)
+        covered = np.zeros(starts[-1] + length - starts[0], bool)
         for start in starts:
-            covered[start - first : start - first + length] = True
-        whole = bool(covered.all())
-        for track, sum_stat in enumerate(self._sum_stat):
-            values = self._values(track, chrom, first, last)
-            absent = np.isnan(values)
-            if absent.any():
-                self.missing[track] += int(absent.sum() if whole else (absent & covered).sum())
-                values = np.where(absent, np.float32(0), values)
-            with np.errstate(over="ignore", invalid="ignore"):  # what overflows is reported below
-                values = values * self._scale[track]
-            for row, start in enumerate(starts):
-                window = values[start - first : start - first + length]
-                window = self._tamed(window, start, blacklist)
-                binned = pool(window, bin_size, sum_stat)
-                if not np.isfinite(binned).all():
-                    where = start + bin_size * int(np.argmin(np.isfinite(binned)))
-                    raise InputError(
-                        f"track {self._identifiers[track]}, bigWig {self._paths[track]}: the target at "
-                        f"{chrom}:{where} is NaN or infinite "
-                        f"(after scale {self._scale[track]:g} and {sum_stat})."
-                    )
-                binned = clipped(binned, self._clip_soft[track], self._clip[track])
-                limit = np.float32(np.finfo(np.float16).max)
-                outside = np.abs(binned) > limit
-                if outside.any():
-                    self.limited[track] += int(outside.sum())
-                    binned = np.clip(binned, -limit, limit)
-                out[row, :, track] = binned
+            covered[start - starts[0] : start - starts[0] + length] = True
+        limit = np.float32(np.finfo(np.float16).max)
+        for first in range(0, len(self._paths), _TOGETHER):
+            tracks = range(len(self._paths))[first : first + _TOGETHER]
+            together = slice(first, first + len(tracks))
+            binned = np.empty((len(tracks), *out.shape[:2]), np.float32)
+            for track in tracks:
+                values = self._scaled(track, chrom, starts[0], covered)
+                binned[track - first] = self._pooled(values, starts, length, bin_size, blacklist, track)
+            finite = np.isfinite(binned)
+            if not finite.all():
+                number, row, place = map(int, np.unravel_index(np.argmin(finite), finite.shape))
+                track = tracks[number]
+                raise InputError(
+                    f"track {self._identifiers[track]}, bigWig {self._paths[track]}: the target at "
+                    f"{chrom}:{starts[row] + bin_size * place} is NaN or infinite "
+                    f"(after scale {self._scale[track]:g} and {self._sum_stat[track]})."
+                )
+            limits = (self._clip_soft[together, None, None], self._clip[together, None, None])
+            binned = clipped(binned, *limits)
+            self.limited[together] += np.count_nonzero(np.abs(binned) > limit, axis=(1, 2))
+            out[..., together] = np.moveaxis(np.clip(binned, -limit, limit), 0, -1)
         return out
+
+    def _scaled(self, track: int, chrom: str, start: int, covered: np.ndarray) -> np.ndarray:
+        """The track's value at each position of `covered`, missing ones 0 and, where it is True, counted."""
+        values = self._values(track, chrom, start, start + covered.size)
+        if np.isnan(values.min()):
+            absent = np.isnan(values)
+            self.missing[track] += np.count_nonzero(absent & covered)
+            values[absent] = 0
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is reported where it is binned
+            values *= self._scale[track]
+        return values
+
+    def _pooled(
+        self,
+        values: np.ndarray,
+        starts: Sequence[int],
+        length: int,
+        bin_size: int,
+        blacklist: Sequence[Interval],
+        track: int,
+    ) -> np.ndarray:
+        """Bins of each window, `[windows, bins]`, of values that begin at the first of `starts`."""
+        offsets = np.subtract(starts, starts[0])
+        sum_stat = self._sum_stat[track]
+        if not blacklist and not (offsets % bin_size).any():
+            return pool(values, bin_size, sum_stat)[
+                np.add.outer(offsets // bin_size, np.arange(length // bin_size))
+            ]
+        windows = [values[offset : offset + length] for offset in offsets]
+        tamed = [self._tamed(window, start, blacklist) for window, start in zip(windows, starts, strict=True)]
+        return np.stack([pool(window, bin_size, sum_stat) for window in tamed])
 
     @staticmethod
     def _tamed(window: np.ndarray, start: int, blacklist: Sequence[Interval]) -> np.ndarray:

@@ -1,8 +1,11 @@
+import struct
+
 import numpy as np
 import pandas as pd
 import pybigtools
 import pytest
 
+from mlproject.data import signals
 from mlproject.data.genome import Interval
 from mlproject.data.signals import SignalReader, check_bigwigs, coarsen, pool
 from mlproject.data.targets import SUM_STATS, read_targets
@@ -102,3 +105,56 @@ def test_damaged_bigwigs_are_refused_by_name(toy, tmp_path):
         with pytest.raises(InputError, match=rf"{name}\.bw") as caught:
             check_bigwigs([toy.folder / "1.bw", tmp_path / f"{name}.bw"], ["good", "bad"])
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("stat", SUM_STATS)
+def test_windows_that_share_bins_are_as_if_read_alone(toy, stat):
+    targets = read_targets(toy.targets).assign(sum_stat=stat)
+    paths = [toy.folder / name for name in targets["file"]]
+    blacklist = [Interval("c1", 1000, 1100)]
+    for starts in ([0, 128, 256, 1024, 1792], [7, 135, 300, 1500]):  # on one grid of bins, and not
+        together = SignalReader(targets, paths)
+        for black in ((), blacklist):
+            found = together.read("c1", starts, 768, 128, black)
+            for row, start in enumerate(starts):
+                alone = SignalReader(targets, paths).read("c1", [start], 768, 128, black)
+                np.testing.assert_array_equal(found[row], alone[0])
+
+
+def test_more_tracks_than_are_binned_at_once_are_as_one_by_one(toy, monkeypatch):
+    targets = read_targets(toy.targets)
+    paths = [toy.folder / name for name in targets["file"]]
+    starts, length = [0, 384, 2048], 768
+    whole = SignalReader(targets, paths)
+    expected = whole.read("c1", starts, length, 128)
+    monkeypatch.setattr(signals, "_TOGETHER", 2)
+    parts = SignalReader(targets, paths)
+    np.testing.assert_array_equal(parts.read("c1", starts, length, 128), expected)
+    np.testing.assert_array_equal(parts.missing, whole.missing)
+    np.testing.assert_array_equal(parts.limited, whole.limited)
+
+
+def test_what_lies_between_windows_is_neither_counted_nor_refused(tmp_path, bigwig_writer):
+    values = np.ones(2000)
+    values[300:400] = 3e38  # times the scale: infinite
+    values[400:450] = np.nan
+    values[1500] = np.nan
+    bigwig_writer(tmp_path / "x.bw", {"c1": 2000}, {"c1": values})
+    (tmp_path / "targets.txt").write_text("identifier\tfile\tscale\tdescription\nx\tx.bw\t4\tx\n")
+    targets = read_targets(tmp_path / "targets.txt")
+    reader = SignalReader(targets, [tmp_path / "x.bw"])
+    found = reader.read("c1", [0, 1024], 256, 128)
+    assert found.tolist() == [[[512], [512]]] * 2
+    assert reader.missing.tolist() == [0]
+    with pytest.raises(InputError, match=r"track x, bigWig .*x\.bw: the target at c1:256 is NaN or infinite"):
+        reader.read("c1", [0, 128, 1024], 256, 128)
+
+
+def test_a_block_that_is_damaged_is_named(toy, tmp_path):
+    whole = bytearray((toy.folder / "0.bw").read_bytes())
+    (data_at,) = struct.unpack_from("<Q", whole, 16)
+    whole[data_at + 100 : data_at + 200] = bytes(100)
+    (tmp_path / "0.bw").write_bytes(whole)
+    reader = SignalReader(read_targets(toy.targets)[:1], [tmp_path / "0.bw"])
+    with pytest.raises(InputError, match=r"bigWig .*0\.bw: c1:0-256 cannot be read \(.+\)"):
+        reader.read("c1", [0], 256, 128)
