@@ -150,8 +150,9 @@ def place_windows(
     whose target is more than half blacklisted are left out. Where the BED labels the regions, a train window
     whose sequence touches a valid or test region is left out, since the model would see it.
 
-    Runs of up to `run_length` neighbouring windows stay together, so that their signal is read in one
-    stretch; the runs are shuffled by the seed.
+    Runs of neighbouring windows stay together, so that their signal is read in one stretch; the runs are
+    shuffled by the seed. A run has up to `run_length` windows, or where targets overlap, so many that it covers
+    as much of the genome, at most four times as many.
 
     Args:
       regions: allowed regions with their label (used where `labelled`).
@@ -165,12 +166,13 @@ def place_windows(
       blacklist: regions not to be trusted.
       limits: most windows per subset, chosen by the seed; 0 for all.
       seed: orders and chooses.
-      run_length: windows read together.
+      run_length: windows read together where their targets do not overlap.
 
     Raises:
       InputError: regions of different subsets overlap, or a subset ends empty.
     """
     target_bp = sequence_length - 2 * crop_bp
+    run_length *= min(max(1, target_bp // stride), 4)
     merged: dict[str, list[Interval]] = {subset: [] for subset in SUBSETS}
     for interval, label in regions:
         if labelled:

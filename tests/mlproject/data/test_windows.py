@@ -103,3 +103,15 @@ def test_regions_overlap():
     assert regions.overlap("a", 12, 20) == 0
     assert regions.within("a", 11, 21) == [Interval("a", 11, 12), Interval("a", 20, 21)]
     assert regions.overlap("z", 0, 5) == 0
+
+
+@pytest.mark.parametrize(("stride", "longest"), [(1600, 8), (800, 8), (400, 16), (200, 32), (50, 32)])
+def test_runs_of_neighbours_cover_as_much_where_targets_overlap(stride, longest):
+    windows = [w for w in place(stride=stride).windows if w.chrom == "a"]
+    runs = [[windows[0]]]
+    for one, other in itertools.pairwise(windows):
+        if other.start - one.start != stride:
+            runs.append([])
+        runs[-1].append(other)
+    assert sorted({len(run) % longest for run in runs[:-1]})[0] == 0  # two runs may meet by chance
+    assert sum(len(run) != longest for run in runs) < len(runs) / 2
