@@ -3,11 +3,11 @@
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from mlproject.data.signals import SignalReader
 from mlproject.data.windows import Regions, Window
 from mlproject.errors import InputError
 
+Item = TypeVar("Item")
 MOST_UNKNOWN = 0.5  # windows with a larger part of N are left out
 
 
@@ -92,17 +93,20 @@ def _make_shard(task: Task) -> Shard:
     reader.limited[:] = 0
     with_n = dropped_n = dropped_flat = 0
     known: list[tuple[Window, np.ndarray]] = []
-    for window in task.windows:
-        codes = genome.codes(Interval(window.chrom, window.start, window.end))
-        unknown = int(np.count_nonzero(codes == 4))
-        if unknown > MOST_UNKNOWN * len(codes):
-            dropped_n += 1
-            continue
-        with_n += unknown > 0
-        known.append((window, codes))
+    for windows in stretches(task.windows, lambda window: window):
+        first = windows[0]
+        stretch = genome.codes(Interval(first.chrom, first.start, windows[-1].end))
+        for window in windows:
+            codes = stretch[window.start - first.start : window.end - first.start]
+            unknown = int(np.count_nonzero(codes == 4))
+            if unknown > MOST_UNKNOWN * len(codes):
+                dropped_n += 1
+                continue
+            with_n += unknown > 0
+            known.append((window, codes))
     examples: list[Example] = []
     kept: list[Window] = []
-    for group in _stretches(known):
+    for group in stretches(known, lambda item: item[0]):
         first, last = group[0][0], group[-1][0]
         black = _state["blacklist"].get(first.chrom)
         target = reader.read(
@@ -112,7 +116,9 @@ def _make_shard(task: Task) -> Shard:
             plan.bin_size,
             black.within(first.chrom, first.start, last.end) if black else (),
         )
-        flat = (target.astype(np.float32).std(axis=1) < plan.min_std).all(axis=-1)
+        flat = np.zeros(len(group), bool)
+        if plan.min_std > 0:
+            flat = (target.astype(np.float32).std(axis=1) < plan.min_std).all(axis=-1)
         for (window, codes), values, is_flat in zip(group, target, flat, strict=True):
             if is_flat:
                 dropped_flat += 1
@@ -136,12 +142,12 @@ def _make_shard(task: Task) -> Shard:
     )
 
 
-def _stretches(known: list[tuple[Window, np.ndarray]]) -> Iterator[list[tuple[Window, np.ndarray]]]:
-    """Neighbouring windows of one chromosome, to be read together."""
-    group: list[tuple[Window, np.ndarray]] = []
-    for item in known:
-        window = item[0]
-        last = group[-1][0] if group else window
+def stretches(items: Sequence[Item], window_of: Callable[[Item], Window]) -> Iterator[list[Item]]:
+    """Items of neighbouring windows of one chromosome, to be read together."""
+    group: list[Item] = []
+    for item in items:
+        window = window_of(item)
+        last = window_of(group[-1]) if group else window
         apart = window.start - last.start
         if group and not (window.chrom == last.chrom and 0 < apart <= 2 * (last.end - last.start)):
             yield group
@@ -152,32 +158,37 @@ def _stretches(known: list[tuple[Window, np.ndarray]]) -> Iterator[list[tuple[Wi
 
 
 def make_shards(tasks: list[Task], plan: Plan, workers: int, progress: bool) -> list[Shard]:
-    """Write the shards of all tasks, in this process or in `workers` others; in the order of the tasks."""
+    """Write the shards of all tasks, in this process and `workers` - 1 others; in the order of the tasks."""
+    others = min(workers, len(tasks)) - 1
+    # spawn, not fork: TensorFlow may have threads in this process
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(others, context, _start_worker, (plan,)) if others else None
     done: list[Shard] = []
     total = sum(len(task.windows) for task in tasks)
     with tqdm(total=total, desc="build_tracks", unit="window", disable=not progress) as bar:
-        if workers == 1 or len(tasks) == 1:
-            _open_plan(plan)
-            try:
-                for task in tasks:
-                    done.append(_make_shard(task))
-                    bar.update(len(task.windows))
-            finally:
-                _state["genome"].close()
-                _state.clear()
-            return done
-        # spawn, not fork: TensorFlow may have threads in this process
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(min(workers, len(tasks)), context, _start_worker, (plan,))
+
+        def add(shard: Shard) -> None:
+            done.append(shard)
+            bar.update(len(shard.task.windows))
+
         try:
-            for future in as_completed([pool.submit(_make_shard, task) for task in tasks]):
-                done.append(future.result())
-                bar.update(len(done[-1].task.windows))
+            futures = [pool.submit(_make_shard, task) if pool else None for task in tasks]
+            _open_plan(plan)
+            # from the end, until it meets what the others, which have to start first, do from the beginning
+            for task, future in zip(reversed(tasks), reversed(futures), strict=True):
+                if future is None or future.cancel():
+                    add(_make_shard(task))
+            for ended in as_completed(future for future in futures if future and not future.cancelled()):
+                add(ended.result())
         except BrokenProcessPool:
             raise InputError(
-                "a worker of the build died: a bigWig crashes the reader, or memory ran out; "
+                "a worker of the build died, most likely because memory ran out; "
                 "try workers=1 or fewer examples_per_shard."
             ) from None
         finally:
-            pool.shutdown(cancel_futures=True)
+            if pool:
+                pool.shutdown(cancel_futures=True)
+            if "genome" in _state:
+                _state["genome"].close()
+            _state.clear()
     return sorted(done, key=lambda shard: (SUBSETS.index(shard.task.subset), shard.task.number))

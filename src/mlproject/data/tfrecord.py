@@ -7,13 +7,12 @@ loading TensorFlow, and a reader can tell a file that was cut from one that ende
 length's end and an Adler-32 sum of all bytes, and TensorFlow's own reader takes a missing trailer for the end
 of the data.
 
-Files are read with zlib-ng, which inflates in half of the time of zlib. They are written with zlib as before, so that
-a dataset built again has the manifest it had.
+Files are read and written with zlib-ng. It inflates in half of the time of zlib, and its level 2 deflates a window 15
+times as fast as the default of zlib, to half more bytes of sequence and a seventh more of target.
 """
 
 import os
 import struct
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from zlib_ng import zlib_ng
 from mlproject.errors import InputError
 
 _CHUNK = 1 << 20
+_LEVEL = 2  # of compression
 
 
 def masked_crc32c(data: bytes) -> int:
@@ -40,17 +40,24 @@ def _varint(value: int) -> bytes:
     return bytes(out)
 
 
-def _field(number: int, payload: bytes) -> bytes:
-    return bytes([number << 3 | 2]) + _varint(len(payload)) + payload
+def _head(number: int, size: int) -> bytes:
+    """What precedes the `size` bytes of a field."""
+    return bytes([number << 3 | 2]) + _varint(size)
 
 
 def encode_example(features: dict[str, bytes]) -> bytes:
     """A serialized `tf.train.Example` with one bytes value per feature, in the order given."""
-    entries = b"".join(
-        _field(1, _field(1, name.encode()) + _field(2, _field(1, _field(1, value))))
-        for name, value in features.items()
-    )
-    return _field(1, entries)
+    parts: list[bytes] = []
+    total = 0
+    for name, value in features.items():
+        key = name.encode()
+        heads = _head(1, len(value))  # of the value, inside its list, inside the feature
+        heads = _head(1, len(heads) + len(value)) + heads
+        heads = _head(1, len(key)) + key + _head(2, len(heads) + len(value)) + heads
+        entry = _head(1, len(heads) + len(value)) + heads
+        parts += [entry, value]
+        total += len(entry) + len(value)
+    return b"".join([_head(1, total), *parts])
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
@@ -98,7 +105,7 @@ def decode_example(record: bytes) -> dict[str, memoryview]:
 def write_records(path: str | os.PathLike, records: Iterable[bytes]) -> int:
     """Write a compressed TFRecord file, flushed to disk; returns how many records it holds."""
     count = 0
-    compressor = zlib.compressobj()
+    compressor = zlib_ng.compressobj(_LEVEL)
     with open(path, "wb") as file:
         for record in records:
             length = struct.pack("<Q", len(record))
