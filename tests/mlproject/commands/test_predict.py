@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pyBigWig
 import pytest
+import tensorflow as tf
 
 from enformer_core import checkpoints
 from enformer_core.dna import one_hot
@@ -370,6 +371,22 @@ def test_a_stopped_prediction_goes_on(folder, places, predictor, capsys, damaged
     for path in Path("whole").iterdir():
         assert path.suffix == ".png" or Path("out", path.name).read_bytes() == path.read_bytes()
     assert not unfinished.exists()
+
+
+def test_memory_that_is_not_enough_is_one_line(folder, places, predictor, capsys, monkeypatch):
+    def exhausted(self, batch):
+        raise tf.errors.ResourceExhaustedError(None, None, "Out of memory: no 9 GB")
+
+    monkeypatch.setattr(predictor, "__call__", exhausted)
+    monkeypatch.setattr(door.compilation, "leave", lambda: None)
+    monkeypatch.setattr(door.os, "_exit", lambda code: None)  # the process would end here
+    assert predict(places, batch_size=3) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (
+        "out of memory with --length 2048 --batch_size 3 (ResourceExhaustedError: Out of memory: no 9 GB)"
+        in line
+    )
+    assert not Path("work/predicted").exists()
 
 
 def test_a_disk_that_fills_up_is_one_line_and_loses_no_prediction(

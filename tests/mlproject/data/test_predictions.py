@@ -6,6 +6,7 @@ import pyBigWig
 import pytest
 
 from mlproject.data import predictions
+from mlproject.data.bigwig import BigWig
 from mlproject.data.head_tracks import Track
 from mlproject.data.predictions import FragmentFolder, Moments, Stretch
 from mlproject.data.regions import Fragment, Region, Span
@@ -189,7 +190,7 @@ def test_a_bedgraph_is_sorted_and_reads_back(written, name, column):
 
 
 @pytest.mark.parametrize(("name", "column"), [("0000_a", 0), ("0003_NA", 1), ("0003_NA.variance", 1)])
-def test_a_bigwig_reads_back_with_two_readers(written, name, column):
+def test_a_bigwig_reads_back_with_three_readers(written, name, column):
     pybigtools = pytest.importorskip("pybigtools")
     folder, stretches, mean, variance = written
     expected = intervals(stretches, (variance if "variance" in name else mean)[:, column])
@@ -210,6 +211,13 @@ def test_a_bigwig_reads_back_with_two_readers(written, name, column):
         summary = second.info()["summary"]
     assert summary["max"] == max(value for *_, value in expected)
     assert summary["min"] == min(value for *_, value in expected)
+    ours = BigWig(folder / f"{name}.bw")
+    assert {chrom: entry.length for chrom, entry in ours.chromosomes.items()} == chroms
+    for chrom, length in chroms.items():
+        by_base = np.full(length, np.nan, np.float32)
+        for _, start, end, value in (row for row in expected if row[0] == chrom):
+            by_base[start:end] = value
+        np.testing.assert_array_equal(ours.values(chrom, 0, length), by_base)
 
 
 @pytest.mark.skipif(not shutil.which("bigWigInfo"), reason="needs bigWigInfo")
