@@ -138,7 +138,7 @@ def test_the_average_is_that_of_the_models_own_calls(folder, places, capsys):
         targets=places / "targets.txt",
         tracks="open,0-1",
         strands="both",
-        shifts=1,
+        shifts=3,
         variance="true",
         batch_size=2,
         formats="npz,bigwig,bedgraph",
@@ -149,13 +149,13 @@ def test_the_average_is_that_of_the_models_own_calls(folder, places, capsys):
     def one_prediction(sequence):
         return model(sequence[np.newaxis], is_training=False)["human"][0].numpy()
 
-    expected = expected_bins([region[:3] for region in REGIONS], one_prediction, 2048, 14, 1, True)
+    expected = expected_bins([region[:3] for region in REGIONS], one_prediction, 2048, 14, 3, True)
     order = [2, 0, 1]
     found = arrays()
     assert found["index"].tolist() == order and found["identifier"].tolist() == ["open", "plus", "minus"]
     values, variance = by_place(found), by_place(found, "variance")
     assert list(values) == sorted(expected)  # c10 before c2
-    assert {len(of_bin) for of_bin in expected.values()} == {4, 8}
+    assert {len(of_bin) for of_bin in expected.values()} == {8, 16}
     for place, of_bin in expected.items():
         np.testing.assert_allclose(values[place], of_bin.mean(0)[order], rtol=0, atol=1e-5)
         np.testing.assert_allclose(variance[place], of_bin.var(0)[order], rtol=0, atol=1e-6)
@@ -206,7 +206,7 @@ def check_table(table, values):
         first, count = resized(start, end, 128 * 14)
         last = first + count * 128 * 14
         assert (row.predicted_start, row.predicted_end) == (max(0, first), min(last, LENGTHS[chrom]))
-        text = around(chrom, first - 128, last + 128 + 1).upper()  # a shift more on the right
+        text = around(chrom, first - 128 - 1, last + 128 + 2).upper()  # of three shifts, one is to the left
         assert (row.n_bases, row.iupac) == (text.count("N"), text.count("R") + text.count("Y"))
 
 
