@@ -62,7 +62,7 @@ class ShiftedTrunk:
         self._rest = compiled(self._read_window)
 
     def __call__(self, sequence: tf.Tensor) -> Iterator[tf.Tensor]:
-        """`read` of the windows s = 0 to N of one-hot `[B, L + N, 4]` float32, N is zeros, in this order.
+        """`read` of the windows 0 to N of one-hot `[B, L + N, 4]` float32, in order; unknown letters are zeros.
 
         Raises:
             ValueError: a sequence of another length.
@@ -96,11 +96,10 @@ class ShiftedTrunk:
             if index == self.shared:
                 found[phase] = x
                 continue
-            odd = phase + (1 << index)
-            parts = self._stage(x, index, odd <= self._shifts)
-            waiting += [(index + 1, start, part) for start, part in zip((phase, odd), parts, strict=False)][
-                ::-1
-            ]
+            starts = (phase, phase + (1 << index))
+            # The second only where there are such windows.
+            parts = self._stage(x, index, starts[1] <= self._shifts)
+            waiting += [(index + 1, start, part) for start, part in zip(starts, parts, strict=False)]
         return found
 
     def _stage_of_phase(self, x: tf.Tensor, index: int, both: bool) -> list[tf.Tensor]:
