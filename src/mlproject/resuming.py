@@ -116,7 +116,11 @@ class StepCheckpoints:
         return 0
 
     def save(self, step: int) -> None:
-        """Writes a checkpoint, whole or not at all."""
+        """Writes a checkpoint, whole or not at all.
+
+        Raises:
+            InputError: the disk is full, or the folder cannot be written.
+        """
         self._save(self._folder / f"step-{step:09d}", self._optimizer.state())
         for old in sorted(self._folder.glob("step-*"))[:-2]:
             shutil.rmtree(old)
@@ -152,7 +156,8 @@ class StepCheckpoints:
     def _save(self, folder: Path, training: Mapping[str, Any] | None = None) -> None:
         if folder.exists():
             return
-        with checkpoints.whole_folder(folder) as temporary:
+        full = f"{self._folder}: cannot be written; free some room, or choose another work_dir"
+        with explained(full, (OSError,)), checkpoints.whole_folder(folder) as temporary:
             np.savez(temporary / "weights.npz", **checkpoints.arrays(self._variables))  # type: ignore[arg-type]
             if training is not None:
                 np.savez(temporary / "training.npz", **training)

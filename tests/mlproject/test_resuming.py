@@ -172,6 +172,25 @@ def test_only_the_best_is_kept_and_the_optimizer_is_not_in_it(training, tmp_path
     assert saved.restore() == 0  # it is nothing to go on from
 
 
+@pytest.mark.parametrize("save", ["save", "keep_best"])
+def test_a_full_disk_is_one_line_and_keeps_what_was_there(training, tmp_path, monkeypatch, save):
+    model, optimizer, saved = training
+    mark(model, optimizer, 5)
+    saved.save(5)
+
+    def savez(path, **arrays):
+        path.write_bytes(b"some of it")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", savez)
+    with pytest.raises(
+        InputError, match=r"/run: cannot be written; free some room, .*No space left on device"
+    ):
+        getattr(saved, save)(10)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["step-000000005"]
+    assert saved.restore() == 5
+
+
 def test_due_follows_the_clock(tmp_path):
     model = toy_model()
     optimizer = Adam(model.trainable_variables)

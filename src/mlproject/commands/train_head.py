@@ -199,6 +199,10 @@ def _open(options: Options, say: Callable[[str], None] = print) -> TrackDataset:
             test_files=options.test_files,
             say=say,
         )
+    elif Path(options.data).suffix == ".h5":
+        raise InputError(
+            f"data {options.data}: give what stands before .0.h5, .1.h5 and so on, for all of them"
+        )
     else:
         folder = Path(options.data).resolve()
     dataset = open_dataset(folder, options.organism)

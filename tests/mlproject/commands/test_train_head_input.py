@@ -143,6 +143,10 @@ def test_data_that_cannot_be_trained_on_are_one_line_and_no_run(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        (
+            ("--data", "{prefix}.1.h5"),
+            "tracks.1.h5: give what stands before .0.h5, .1.h5 and so on, for all of them",
+        ),
         ((), "--eval_split test: needs --test_files, as h5 files have no test split; or give valid"),
         (
             ("--test_files", "1", "--valid_files", "2"),
@@ -155,7 +159,7 @@ def test_h5_files_that_cannot_be_split_are_one_line_and_no_run(tmp_path, monkeyp
     prefix = toy_h5(tmp_path)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    assert says in refused(["--data", prefix, *words], capsys)
+    assert says in refused(["--data", prefix, *(word.format(prefix=prefix) for word in words)], capsys)
     assert not list((tmp_path / "here").iterdir())
 
 
