@@ -159,7 +159,8 @@ def test_h5_files_that_cannot_be_split_are_one_line_and_no_run(tmp_path, monkeyp
     prefix = toy_h5(tmp_path)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    assert says in refused(["--data", prefix, *(word.format(prefix=prefix) for word in words)], capsys)
+    words = [word.format(prefix=prefix) for word in words]
+    assert says in refused(words if "--data" in words else ["--data", prefix, *words], capsys)
     assert not list((tmp_path / "here").iterdir())
 
 
