@@ -445,9 +445,8 @@ def _keep_figure(child: "Run", trainer: HeadTrainer, split: str, pearson_r: np.n
     panels = []
     for track in shown:
         row = dataset.targets.iloc[track]
-        label = (
-            f"{row['identifier']} {row['description']}, r = {pearson_r[track]:.2f} over all {split} windows"
-        )
+        name = f"{row['identifier']} {row['description']}".strip()
+        label = f"{name}, r = {pearson_r[track]:.2f} over all {split} windows"
         for window, (signal, truth) in enumerate(zip(predicted, measured, strict=True)):
             chrom, start = f"{split} window {window}", 0
             if places:
