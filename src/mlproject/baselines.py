@@ -1,8 +1,8 @@
 """What simple features say of a construct's activity, or of a track's signal: the bar that a trained model has to pass.
 
-Of activities they are ridge regressions (Hoerl and Kennard 1970, doi:10.1080/00401706.1970.10488634) on standardised features, their
-penalty chosen by cross-validation over clusters of the constructs they are fitted to: over single constructs, relatives
-would speak for one another.
+Of activities they are ridge regressions (Hoerl and Kennard 1970, doi:10.1080/00401706.1970.10488634) on standardised
+features, their penalty chosen by cross-validation over clusters of the constructs they are fitted to: over single
+constructs, relatives would speak for one another.
 """
 
 from collections.abc import Mapping, Sequence

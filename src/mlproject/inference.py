@@ -23,6 +23,8 @@ from mlproject.errors import InputError
 from mlproject.options import nearest
 from mlproject.tensorhub import TensorHubModel
 
+Model = Enformer | ActivityModel | TrackModel | TensorHubModel
+
 
 class WindowPrediction(NamedTuple):
     """Of windows, float32: `activity` `[n]`, NaN without such a head; `signal` of one track `[n, bins]`."""
@@ -44,23 +46,20 @@ class WindowPredictor:
         InputError: the model has no such head, or the head no such track.
     """
 
-    def __init__(
-        self, model: Enformer | ActivityModel | TensorHubModel, head: str, track: int, batch_size: int
-    ):
+    def __init__(self, model: Model, head: str, track: int, batch_size: int):
         self._batch_size = batch_size
         if isinstance(model, TensorHubModel):
             self._predict = self._of_tensorhub(model, head, track)
             return
-        enformer = model.enformer if isinstance(model, ActivityModel) else model
-        tracks = enformer.config.heads
-        check_head(head, list(tracks))
-        if track >= tracks[head]:
-            raise InputError(f"--track: found {track}; head {head} has tracks 0 to {tracks[head] - 1}")
+        count = count_tracks(model, head)
+        if track >= count:
+            raise InputError(f"--track: found {track}; head {head} has tracks 0 to {count - 1}")
+        enformer, chosen = trunk_of(model), track_heads(model)[head]
 
         @tf.function(jit_compile=True, autograph=False)
         def predict(sequence: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             embedding = enformer.trunk(sequence, is_training=False)
-            signal = enformer.heads[head](embedding)[..., track]
+            signal = chosen(embedding)[..., track]
             if isinstance(model, ActivityModel):
                 return model.head(embedding)[:, 0], signal
             return tf.fill(tf.shape(signal)[:1], np.float32(np.nan)), signal
@@ -127,7 +126,6 @@ def site_maxima(signal: np.ndarray, sites: Sequence[Site], offset: int) -> dict[
 # --- signal over fragments ----------------------------------------------------------------------------------------
 
 
-Model = Enformer | ActivityModel | TrackModel | TensorHubModel
 _TENSORHUB_LENGTH = 196_608  # bp that the TF-Hub form looks at
 
 
@@ -205,24 +203,6 @@ def geometry(model: Model, length: int, both_strands: bool) -> Geometry:
     return Geometry(length, bins - odd, (cropped // 2 + odd) * BIN_SIZE_BP)
 
 
-class Windows:
-    """What a model says of each of `shifts + 1` windows of a sequence, 1 bp apart, with a call of it for each.
-
-    Args:
-        predict: `[B, length, 4]` to a tensor.
-        length: of a window in bp.
-        shifts: one less than there are windows.
-    """
-
-    def __init__(self, predict: Callable[[tf.Tensor], tf.Tensor], length: int, shifts: int):
-        self._predict, self._length, self._shifts = predict, length, shifts
-
-    def __call__(self, sequence: tf.Tensor) -> Iterator[tf.Tensor]:
-        """The answer for window 0, 1, ... of `[B, length + shifts, 4]`, in order."""
-        for shift in range(self._shifts + 1):
-            yield self._predict(sequence[:, shift : shift + self._length])
-
-
 class SignalPredictor:
     """The mean signal of chosen tracks over windows around each fragment, and over both strands.
 
@@ -263,7 +243,7 @@ class SignalPredictor:
         self._both_strands, self._variance, self._batch_size = both_strands, variance, batch_size
         columns, places = np.unique([*tracks, *(partners if both_strands else [])], return_inverse=True)
         self._forward, self._reverse = places[: len(tracks)], places[len(tracks) :]
-        self._windows = _windows(model, head, columns, shape, shifts)
+        self._of_windows = _of_windows(model, head, columns, shape, shifts)
 
     @property
     def before(self) -> int:
@@ -289,24 +269,26 @@ class SignalPredictor:
 
     def _predictions(self, batch: np.ndarray) -> Iterator[np.ndarray]:
         bins = self.shape.bins
-        for values in self._windows(tf.constant(batch)):
+        for values in self._of_windows(tf.constant(batch)):
             yield values.numpy()[:, -bins:, self._forward]
         if self._both_strands:
-            for values in self._windows(tf.constant(reverse_complement(batch))):
+            for values in self._of_windows(tf.constant(reverse_complement(batch))):
                 yield values.numpy()[:, ::-1][:, :bins, self._reverse]
 
 
-def _windows(
+def _of_windows(
     model: Model, head: str, columns: np.ndarray, shape: Geometry, shifts: int
 ) -> Callable[[tf.Tensor], Iterator[tf.Tensor]]:
     """What computes the chosen tracks of each window of a sequence."""
     if isinstance(model, TensorHubModel):
         bins = min(shape.length // BIN_SIZE_BP, tensorhub.TARGET_LENGTH)
 
-        def of_tensorhub(sequence: tf.Tensor) -> tf.Tensor:
-            return tf.constant(model.predict(sequence.numpy(), head, bins)[..., columns])
+        def of_tensorhub(sequence: tf.Tensor) -> Iterator[tf.Tensor]:
+            for shift in range(shifts + 1):
+                window = sequence[:, shift : shift + shape.length].numpy()
+                yield tf.constant(model.predict(window, head, bins)[..., columns])
 
-        return Windows(of_tensorhub, shape.length, shifts)
+        return of_tensorhub
     heads = track_heads(model)
     check_head(head, list(heads))
     chosen, enformer = heads[head], trunk_of(model)
@@ -314,14 +296,7 @@ def _windows(
     def read(embedding: tf.Tensor) -> tf.Tensor:
         return tf.gather(chosen(embedding), columns, axis=-1)
 
-    if shifts:
-        return ShiftedTrunk(enformer, shape.length, shifts, read)
-
-    @tf.function(jit_compile=True, autograph=False)
-    def predict(sequence: tf.Tensor) -> tf.Tensor:
-        return read(enformer.trunk(sequence, is_training=False))
-
-    return Windows(predict, shape.length, shifts)
+    return ShiftedTrunk(enformer, shape.length, shifts, read)
 
 
 def trunk_of(model: Enformer | ActivityModel | TrackModel) -> Enformer:

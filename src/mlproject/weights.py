@@ -22,6 +22,7 @@ from enformer_core.enformer import Enformer, preset
 from enformer_core.track_model import TrackModel
 from mlproject.download import fetch_published, is_whole
 from mlproject.errors import InputError
+from mlproject.inference import Model
 from mlproject.options import nearest
 from mlproject.state_dict import read_state_dict
 from mlproject.tensorhub import TensorHubModel
@@ -31,8 +32,6 @@ BASELINE = "ENFORMERBASELINE"
 TENSORHUB = "ENFORMERTENSORHUB"
 _STATE_DICTS = (".pt", ".pth", ".bin", ".safetensors")
 Lengths = tuple[int, int | None] | None  # sequence and target length; None for those of the weights
-
-Model = Enformer | ActivityModel | TrackModel | TensorHubModel
 
 _WORDS = ("random", "published", "tensorhub")
 

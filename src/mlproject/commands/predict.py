@@ -35,11 +35,10 @@ from mlproject.data.regions import (
 )
 from mlproject.data.targets import as_rows, read_targets
 from mlproject.errors import InputError, OutOfMemory, Stopped, one_line
-from mlproject.inference import SignalPredictor
+from mlproject.inference import Model, SignalPredictor
 from mlproject.options import nearest
 from mlproject.resuming import fingerprint, only_one
 from mlproject.tensorhub import TensorHubModel
-from mlproject.weights import Model
 
 if TYPE_CHECKING:
     from mlproject.tracking.runs import Run

@@ -1,5 +1,6 @@
 """Predict the activity of constructs, and the signal of a track at their annotated sites."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -13,18 +14,16 @@ import pandas as pd
 import tensorflow as tf
 from tqdm import tqdm
 
-from enformer_core import checkpoints
 from enformer_core.activity import ActivityModel
-from enformer_core.enformer import BIN_SIZE_BP, Enformer
-from mlproject import __version__, compilation, reporting, stopping, weights
+from enformer_core.enformer import BIN_SIZE_BP
+from mlproject import __version__, compilation, inference, reporting, stopping, weights
 from mlproject.data.construct_windows import ConstructWindows
 from mlproject.data.demo_constructs import open_constructs
 from mlproject.data.files import explained, write_whole
 from mlproject.errors import InputError, OutOfMemory, Stopped, one_line
 from mlproject.evaluation import compare_predictors, construct_table
-from mlproject.inference import WindowPredictor, site_maxima
+from mlproject.inference import Model, WindowPredictor, site_maxima
 from mlproject.resuming import fingerprint, only_one
-from mlproject.tensorhub import TensorHubModel
 
 if TYPE_CHECKING:
     from mlproject.tracking.runs import Run
@@ -157,7 +156,7 @@ def _newest() -> str:
     return f"runs:/{newest['run_id']}"
 
 
-def _window(options: Options, model: Enformer | ActivityModel | TensorHubModel) -> int:
+def _window(options: Options, model: Model) -> int:
     """The length of a window, which a fine-tuned model has its own of."""
     if not isinstance(model, ActivityModel):
         return options.window or _WINDOW
@@ -167,19 +166,13 @@ def _window(options: Options, model: Enformer | ActivityModel | TensorHubModel) 
     return own
 
 
-def _work(
-    options: Options, windows: ConstructWindows, model: Enformer | ActivityModel | TensorHubModel
-) -> str:
+def _work(options: Options, windows: ConstructWindows, model: Model) -> str:
     """A hash of all that the numbers depend on: an unfinished prediction is found again by it."""
     chosen = {
         name: value for name, value in dataclasses.asdict(options).items() if name not in _NOT_OF_THE_NUMBERS
     }
     chosen["constructs"] = windows.digest
-    if isinstance(model, TensorHubModel):  # it shows no variables
-        files = sorted(path for path in Path(model.source).rglob("*") if path.is_file())
-        chosen["model"] = [(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    else:
-        chosen["model"] = checkpoints.digest(model.variables)
+    chosen["model"] = inference.digest(model)
     chosen["version"] = __version__
     return fingerprint(chosen)
 
@@ -199,7 +192,6 @@ def _predict(
         with (
             unfinished.open("a", encoding="utf-8") as file,
             stopping.deferred() as should_stop,
-            compilation.compiling(),
         ):
             for position in tqdm(wanted, desc="predict", unit="construct", disable=None, leave=False):
                 construct = windows.constructs[position]
@@ -208,7 +200,10 @@ def _predict(
                 maxima = []
                 for start in range(0, len(rows), options.batch_size):
                     batch = rows[start : start + options.batch_size]
-                    answer = predict(windows.sequences(batch))
+                    # not around all of them: it holds back what goes to stderr, the bar too
+                    first = position == wanted[0] and not start
+                    with compilation.compiling() if first else contextlib.nullcontext():
+                        answer = predict(windows.sequences(batch))
                     predicted += answer.activity.tolist()
                     maxima += [
                         site_maxima(signal, construct.sites, int(offset))
