@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             number = stopping.received() or signal.SIGINT
             name = signal.Signals(number).name
             where = str(stopped).removeprefix(name)
-            print(f"{program}: stopped by {name} {where}".rstrip(), file=sys.stderr)
+            print(f"{program}: stopped by {name} {str(where).strip()}".rstrip(), file=sys.stderr)
             return 128 + number
         except Exception:
             traceback.print_exc()

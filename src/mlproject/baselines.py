@@ -75,6 +75,9 @@ def ridge_predictions(
     return model.fit(features[known], activity[known]).predict(features)
 
 
+OF_TRACKS = ("bin_mean", "gc")
+
+
 def track_baselines(dataset: TrackDataset, subset: str) -> dict[str, np.ndarray]:
     """Pearson r of each track of a subset with guesses that know no more than the training windows: `[tracks]` float64.
 
@@ -89,7 +92,7 @@ def track_baselines(dataset: TrackDataset, subset: str) -> dict[str, np.ndarray]
         in_training.update(*_as_batches(target, _gc(sequence, len(target))))
     mean = total / dataset.count("train")
     sign = np.where(in_training.pearson_r() < 0, -1.0, 1.0)
-    found = {"bin_mean": TrackCorrelation(tracks), "gc": TrackCorrelation(tracks)}
+    found = {name: TrackCorrelation(tracks) for name in OF_TRACKS}
     for sequence, target in windows_in_order(dataset, subset):
         found["bin_mean"].update(*_as_batches(target, mean))
         found["gc"].update(*_as_batches(target, sign * _gc(sequence, len(target))))

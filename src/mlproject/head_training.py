@@ -1,5 +1,6 @@
 """A track head on a trunk that stays as it is: trained on embeddings that were computed once, or in every step."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from mlproject.data.targets import strand_order
 from mlproject.embeddings import EmbeddingCache
 from mlproject.evaluation import Evaluation, evaluate, filled
 from mlproject.training import Adam, Batch, make_step
+
+_EMBEDDED_BP = 65_536  # of windows whose embeddings are computed at once
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -139,6 +142,9 @@ class HeadTrainer:
         self.optimizer = Adam(model.head.trainable_variables)
         self._loss_function = loss
         self._batch_size = batch_size
+        # By the length alone: the last digits of an embedding depend on it, and what is kept serves every batch_size.
+        self._embedded_at_once = max(1, _EMBEDDED_BP // dataset.statistics.seq_length)
+        self._embedded = False
         self._reverse_complement = reverse_complement
         self._stored = stored
         self._work_dir = work_dir
@@ -147,15 +153,13 @@ class HeadTrainer:
         self._trunk = tf.function(self._frozen_trunk, jit_compile=True, autograph=False)
         self._predictor: Predictor | None = None
 
-    def compile(self) -> None:
-        """Computes the embeddings that are missing, and compiles what a training needs; `reset` before it."""
+    def fill(self) -> None:
+        """Computes the embeddings that are missing, where they are kept."""
         if self._stored is not None:
-            with compilation.compiling():
-                self._stored.fill(self.embed, batch_size=self._batch_size)
-        self.compile_step()
+            self._stored.fill(self.embed, batch_size=self._embedded_at_once)
 
-    def compile_step(self) -> None:
-        """Traces and compiles step and prediction; `reset` before training."""
+    def compile(self) -> None:
+        """Traces and compiles step and prediction, on embeddings that are there; `reset` before training."""
         with compilation.compiling():
             batch = next(self.batches(seed=0, start=0))
             self.step(batch, 0.0, np.zeros(2, np.int32))
@@ -167,8 +171,14 @@ class HeadTrainer:
         self.optimizer.reset()
 
     def embed(self, codes: np.ndarray) -> np.ndarray:
-        """What the trunk says of at most a batch of windows: base codes `[n, L]` to `[n, bins, 2C]` float32."""
-        return filled(self._trunk, self._batch_size)(tf.constant(np.take(ONE_HOT, codes, axis=0))).numpy()
+        """What the trunk says of a few windows: base codes `[n, L]` to `[n, bins, 2C]` float32."""
+        sequences = tf.constant(np.take(ONE_HOT, codes, axis=0))
+        embed = filled(self._trunk, self._embedded_at_once)
+        # not around every call: it holds back what goes to stderr, the bar too
+        compiles = contextlib.nullcontext() if self._embedded else compilation.compiling()
+        with compiles:
+            self._embedded = True
+            return embed(sequences).numpy()
 
     def batches(self, seed: int, start: int) -> Iterator[Batch]:
         """Endless training batches, already at step `start`; of embeddings, where they are kept."""

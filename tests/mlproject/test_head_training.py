@@ -46,6 +46,7 @@ def make(dataset, folder, *, cache, both=False, head=None, loss="poisson", total
         stored=stored,
         work_dir=folder,
     )
+    trainer.fill()
     trainer.compile()
     return Toy(trainer, dataset, folder)
 

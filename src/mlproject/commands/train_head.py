@@ -104,7 +104,6 @@ _NOT_OF_THE_STUDY = (
     "download",
     "preset",
     "seeds",
-    "cache",
     "work_dir",
     "experiment",
     "checkpoint_seconds",
@@ -353,6 +352,7 @@ def _trainer(options: Options, dataset: TrackDataset, enformer: Enformer, trunk:
         stored=stored,
         work_dir=options.work_dir,
     )
+    trainer.fill()
     trainer.compile()
     return trainer
 
@@ -413,8 +413,6 @@ def _train_child(
 
 # --- what comes out -----------------------------------------------------------------------------------------------
 
-_BASELINES = {"bin_mean": "training mean of the bin", "gc": "GC content"}
-
 
 def _keep_evaluation(options: Options, child: "Run", trainer: HeadTrainer) -> dict[str, float]:
     """Evaluates the whole split, keeps tables and figure and returns the final numbers."""
@@ -430,7 +428,7 @@ def _keep_evaluation(options: Options, child: "Run", trainer: HeadTrainer) -> di
         numbers[f"pearson/{name}"] = mean_over_tracks(other)
     for name, frame in tables.items():
         child.keep_table(name, frame)
-    _keep_figure(child, trainer, split, found.pearson_r)
+    _keep_figure(child, trainer, "valid", trainer.evaluate("valid").pearson_r)
     return {**numbers, f"{split}/loss": found.loss, f"{split}/windows": dataset.count(split)}
 
 
@@ -468,7 +466,9 @@ def _report(options: Options, run: "Run", study: str, outcomes: list[_Outcome]) 
             print(f"failed: seed {outcome.seed}: {outcome.failure}")
     if not done:
         return
-    names = [name for name in done[0].metrics if name.startswith("pearson/") and "nan_tracks" not in name]
+    categories = reporting.category_summary(done[0].tracks)["category"]
+    # first what the comparison is ordered by
+    names = [f"pearson/{name}" for name in ("mean", *categories, *baselines.OF_TRACKS)]
     values = {name: [outcome.metrics.get(name, math.nan) for outcome in done] for name in names}
     run.summarize({name: float(np.mean(found)) for name, found in values.items()})
     print(f"\nPearson r on the {options.eval_split} split, a mean over tracks; mean and sd over seeds")

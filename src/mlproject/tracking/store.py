@@ -38,9 +38,19 @@ def open_store() -> MlflowClient:
         )
     with open(database.with_name(database.name + ".lock"), "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        if not database.exists():
+            _make(database)
         client = _client(uri)
         client.search_experiments(max_results=1)
     return client
+
+
+def _make(database: Path) -> None:
+    """Makes the store under another name and renames it: one whose making was killed half-way is of no use for ever."""
+    unfinished = database.with_name(f".{database.name}.unfinished")
+    unfinished.unlink(missing_ok=True)
+    _client(path_to_local_sqlite_uri(str(unfinished))).search_experiments(max_results=1)
+    os.replace(unfinished, database)
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:

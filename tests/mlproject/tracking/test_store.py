@@ -99,3 +99,30 @@ def test_mlflow_run_from_another_folder(tmp_path, uri):
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert Path(client.download_artifacts(child.info.run_id, "note.txt")).read_text() == "kept"
     assert str(child.info.artifact_uri).startswith(str(user))
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    """A folder without a store, to stand in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+def test_a_store_whose_making_was_killed_is_made_again(empty):
+    """What such a one has left has another name, and is in nobody's way."""
+    (empty / ".mlflow.db.unfinished").write_bytes(b"half a migration")
+    client = store.open_store()
+    run = client.create_run(store.experiment_id(client, "one"))
+    assert client.get_run(run.info.run_id).info.artifact_uri.startswith(str(empty / "mlruns"))
+    assert not list(empty.glob(".*"))
+
+
+def test_a_store_has_its_name_when_it_is_made(empty, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(store.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        store.open_store()
+    assert not (empty / "mlflow.db").exists()
