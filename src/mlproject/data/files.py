@@ -1,16 +1,15 @@
 """Files as users and machines leave them: unreadable, half-written, in other encodings; and writing them whole."""
 
 import contextlib
+import errno
 import fcntl
-import glob
 import gzip
 import math
 import os
 import re
 import shutil
-import uuid
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mlproject.errors import InputError
@@ -163,12 +162,12 @@ def sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder` for this process; others who ask wait. Nothing is left behind, even after a kill."""
+def locked(folder: Path) -> Iterator[int]:
+    """Hold `folder`, open, for this process; others who ask wait. Nothing is left behind, even after a kill."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        yield handle
     finally:
         os.close(handle)
 
@@ -177,29 +176,122 @@ def locked(folder: Path) -> Iterator[None]:
 def new_folder(final: Path) -> Iterator[Path | None]:
     """A hidden folder that is flushed and takes the name `final` when the block ends well; or else is removed.
 
-    Several processes may ask at once: one makes it, and the others then get None, as where `final` is there
-    already. What a killed process has left for the same name is removed.
+    Several processes may ask for the same name at once: one makes it while the others wait, which then get None, as
+    where `final` is there already. Other names beside it are free. What a killed process has left is removed.
     """
-    created = not final.parent.exists()
-    final.parent.mkdir(parents=True, exist_ok=True)
+    if final.exists():
+        yield None
+        return
+    missing = [parent for parent in final.parents if not parent.exists()]
+    partial = _hidden(final)
     try:
-        with locked(final.parent):
-            if final.exists():
-                yield None
-                return
-            for leftover in final.parent.glob(f".{glob.escape(final.name)}.partial-*"):
-                shutil.rmtree(leftover)
-            partial = final.with_name(f".{final.name}.partial-{uuid.uuid4().hex[:8]}")
-            try:
-                partial.mkdir()
-                yield partial
-                for path in [*partial.rglob("*"), partial]:
-                    sync(path)
-                os.replace(partial, final)
-                sync(final.parent)
-            except BaseException:
-                shutil.rmtree(partial, ignore_errors=True)
-                raise
+        with _held(partial):
+            if made := not final.exists():
+                with _removed_on_failure(partial):
+                    for leftover in partial.iterdir():
+                        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+                    yield partial
+                    for path in [*partial.rglob("*"), partial]:
+                        sync(path)
+                    os.replace(partial, final)
+                    sync(final.parent)
+            else:
+                shutil.rmtree(partial)
+        if not made:
+            yield None
     finally:
-        if created and not any(final.parent.iterdir()):
-            final.parent.rmdir()
+        for parent in missing:
+            with contextlib.suppress(OSError):  # it is not empty
+                parent.rmdir()
+
+
+@contextlib.contextmanager
+def _removed_on_failure(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _hidden(final: Path) -> Path:
+    """What a folder is called until it is whole."""
+    return final.with_name(f".{final.name}.partial-new")
+
+
+_MOST_TRIES = 100  # there are file systems on which an open folder never is the one of its name
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Make `folder` where it is not there, and hold it; who asks for the same name waits."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(_MOST_TRIES):
+            folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # who held it has renamed or removed it
+                handle = stack.enter_context(locked(folder))
+                if os.path.samestat(os.fstat(handle), folder.stat()):
+                    break
+        yield
+
+
+# --- before it is written -----------------------------------------------------------------------------------------
+
+
+def check_new(path: Path) -> None:
+    """Refuse a folder that `new_folder` could not make, and make nothing.
+
+    Raises:
+      OSError: a name is too long, a parent is no folder, or nothing may be written there.
+    """
+    there = _nearest_there(path)
+    for part in Path(os.path.abspath(path)).relative_to(there).parts:
+        try:
+            os.lstat(_hidden(there / part))
+        except FileNotFoundError:
+            pass
+        except OSError as error:  # without the name, which is the hidden one
+            raise OSError(error.errno, error.strerror) from None
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+
+
+def check_room(needs: Iterable[tuple[str, Path, int]], advice: str) -> None:
+    """Refuse what a disk has no room for.
+
+    Args:
+      needs: what a folder is called, the folder, which need not be there yet, and the bytes that it is to hold. Those
+        on one disk share its room.
+      advice: what to do.
+
+    Raises:
+      InputError: names the folders, and what is needed and free.
+    """
+    disks: dict[int, list[tuple[str, Path, int]]] = {}
+    for name, folder, size in needs:
+        there = _nearest_there(folder)
+        disks.setdefault(os.stat(there).st_dev, []).append((f"{name} {folder}", there, size))
+    for parts in disks.values():
+        names, places, sizes = zip(*parts, strict=True)
+        free = disk_free(places[0])
+        if sum(sizes) > free:
+            raise InputError(
+                f"{', '.join(names)}: {size_text(sum(sizes))} needed there, {size_text(free)} free; {advice}"
+            )
+
+
+def disk_free(folder: Path) -> float:
+    """Bytes that may still be written to the disk of a folder; there are disks that do not say, and have no end."""
+    total, _, free = shutil.disk_usage(folder)
+    return free if total else math.inf
+
+
+def size_text(count: float) -> str:
+    """Bytes, for people."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
+
+
+def _nearest_there(path: Path) -> Path:
+    """The path, or the nearest of its parents that is there."""
+    whole = Path(os.path.abspath(path))
+    return next(parent for parent in (whole, *whole.parents) if os.path.exists(parent))

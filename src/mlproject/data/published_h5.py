@@ -11,6 +11,7 @@ there takes the first fifth of the files to validate, at least one. Nothing name
 import contextlib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,7 +34,7 @@ _VALIDATION = 0.2
 
 def is_prefix(data: str) -> bool:
     """Whether `data` is the PREFIX of such files, of which the first ones may be missing."""
-    return bool(data) and not Path(data).is_dir() and bool(_numbered(data))
+    return os.path.isdir(Path(data).parent) and not os.path.isdir(data) and bool(_numbered(data))
 
 
 def import_h5(

@@ -1,10 +1,16 @@
 import errno
 import gzip
+import os
+import threading
 import zlib
+from pathlib import Path
 
 import pytest
 
+from mlproject.data import files
 from mlproject.data.files import (
+    check_new,
+    check_room,
     explained,
     new_folder,
     number,
@@ -121,7 +127,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
         (folder / "half").write_text("written")
         raise RuntimeError
     assert not (tmp_path / "out").exists()
-    (tmp_path / "out" / ".[a].partial-killed").mkdir(parents=True)
+    (tmp_path / "out" / ".[a].partial-new" / "left").mkdir(parents=True)
     with new_folder(final) as folder:
         (folder / "in").mkdir()
         (folder / "in" / "file").write_text("whole")
@@ -130,3 +136,92 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     with new_folder(final) as folder:
         assert folder is None
     assert (final / "in" / "file").read_text() == "whole"
+
+
+def test_a_folder_that_is_there_asks_for_no_right_to_write(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    monkeypatch.setattr(Path, "mkdir", None)
+    with new_folder(tmp_path / "a") as folder:
+        assert folder is None
+
+
+def test_nothing_is_left_of_a_folder_that_fails_far_below(tmp_path):
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "a" / "b" / "c"):
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+
+
+def asked(final, answers):
+    """Asks for a folder in another thread, and adds what it gets to `answers`."""
+
+    def ask():
+        with new_folder(final) as folder:
+            answers.append(folder)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_only_who_asks_for_the_same_name_waits(tmp_path):
+    same: list = []
+    with new_folder(tmp_path / "a") as folder:
+        waiting = [asked(tmp_path / "a", same) for _ in range(3)]
+        asked(tmp_path / "b", []).join(60)
+        assert (tmp_path / "b").is_dir() and not same
+        (folder / "file").write_text("whole")
+    for thread in waiting:
+        thread.join(60)
+    assert same == [None] * 3 and (tmp_path / "a" / "file").read_text() == "whole"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_who_waits_makes_it_where_another_fails(tmp_path):
+    answers: list = []
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "a"):
+        waiting = [asked(tmp_path / "a", answers) for _ in range(3)]
+        raise RuntimeError
+    for thread in waiting:
+        thread.join(60)
+    assert sorted(answer is None for answer in answers) == [False, True, True]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+# --- before it is written -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("x" * 256, errno.ENAMETOOLONG),
+        ("x" * 250, errno.ENAMETOOLONG),  # with what it is called until it is whole
+        ("new/" + "x" * 256 + "/out", errno.ENAMETOOLONG),
+        ("file/out", errno.ENOTDIR),
+        ("file/below/out", errno.ENOTDIR),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_refused_and_nothing_is_made(tmp_path, name, why):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError) as caught:
+        check_new(tmp_path / name)
+    assert caught.value.errno == why
+    check_new(tmp_path / "new" / "out")
+    check_new(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_where_nothing_may_be_written_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(PermissionError) as caught:
+        check_new(tmp_path / "new" / "out")
+    assert caught.value.filename == str(tmp_path)
+
+
+def test_folders_of_one_disk_share_its_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "disk_free", lambda path: 100)
+    parts = [("--output", Path("out"), 60), ("work_dir", Path("work/below"), 40)]
+    check_room(parts, "take less")
+    with pytest.raises(InputError) as caught:
+        check_room([*parts, ("cache", Path("x"), 1_000_000)], "take less")
+    said = "--output out, work_dir work/below, cache x: 1.00 MB needed there, 0.00 MB free; take less"
+    assert str(caught.value) == said
