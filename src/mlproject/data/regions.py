@@ -9,9 +9,9 @@ All coordinates are 0-based and half-open, in base pairs.
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +26,7 @@ from mlproject.options import nearest
 LONG_RUN = 1_000  # bp of N in a row that are worth a word
 _CHUNK = 4_000_000  # letters read at once
 _WORD = re.compile(r"(.+):([^:-]+)-([^:-]+)")
+_REGION = re.compile(r".+:[0-9,]+-[0-9,]+")  # which no path of a BED file is taken for
 
 
 class Region(NamedTuple):
@@ -60,8 +61,8 @@ def read_regions(words: str, lengths: dict[str, int]) -> list[Region]:
     """The regions that an option names, in their order; each is inside a chromosome.
 
     Args:
-      words: the path of a BED file, whose fourth column is a name if it has one; or a comma list of
-        `chrom:start-end`, commas in numbers allowed; or nothing: every chromosome whole.
+      words: a comma list of `chrom:start-end`, commas in numbers allowed; or the path of a BED file, whose fourth
+        column is a name if it has one; or nothing: every chromosome whole.
       lengths: of the chromosomes.
 
     Raises:
@@ -72,7 +73,9 @@ def read_regions(words: str, lengths: dict[str, int]) -> list[Region]:
         if not whole:
             raise InputError("the FASTA has no bases, only names.")
         return whole
-    if Path(words).is_file() or ":" not in words:
+    parts = [word.strip() for word in re.split(r",\s*(?=[^,]*:)", words.strip().strip(","))]
+    are_regions = all(_REGION.fullmatch(word) for word in parts)
+    if not are_regions and (os.path.isfile(words) or ":" not in words):
         regions = [
             Region(name or str(interval), *interval)
             for (interval, _), name in zip(read_bed(words, lengths), _names(words), strict=True)
@@ -80,7 +83,7 @@ def read_regions(words: str, lengths: dict[str, int]) -> list[Region]:
         if not regions:
             raise InputError(f"bed {words}: has no regions.")
         return regions
-    return [_region(word, lengths) for word in re.split(r",\s*(?=[^,]*:)", words.strip().strip(","))]
+    return [_region(word, lengths) for word in parts]
 
 
 def _names(bed: str) -> list[str]:
@@ -95,8 +98,8 @@ def _names(bed: str) -> list[str]:
 
 
 def _region(word: str, lengths: dict[str, int]) -> Region:
-    where = f"--regions: {word.strip()!r}"
-    found = _WORD.fullmatch(word.strip())
+    where = f"--regions: {word!r:.80}"
+    found = _WORD.fullmatch(word)
     if not found:
         raise InputError(f"{where} is no region; expected a BED file or chrom:start-end.")
     chrom = found[1]

@@ -48,6 +48,29 @@ def test_words_give_regions(words, expected):
     assert [tuple(region[1:]) for region in read_regions(words, LENGTHS)] == expected
 
 
+def test_many_words_are_no_path(tmp_path, monkeypatch):
+    """A name of more than 255 characters is an error of the file system."""
+    words = ",".join(f"chr1:{1000 * number:,}-{1000 * number + 500:,}" for number in range(50))
+    assert len(words) > 255
+    found = read_regions(words, LENGTHS)
+    assert [region.start for region in found] == [1000 * number for number in range(50)]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"^bed x+: cannot be read \(File name too long"):
+        read_regions("x" * 300, LENGTHS)
+    with pytest.raises(InputError, match="is no region; expected a BED file or chrom:start-end"):
+        read_regions(words + ",chr1:x", LENGTHS)
+
+
+def test_a_path_may_look_like_a_word(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run:2024-05").mkdir()
+    path = tmp_path / "run:2024-05" / "r.bed"
+    path.write_text("chr1\t5\t9\n")
+    assert read_regions("run:2024-05/r.bed", LENGTHS) == [Region("chr1:5-9", "chr1", 5, 9)]
+    (tmp_path / "chr1:7-9").write_text("chr1\t1\t2\n")
+    assert read_regions("chr1:7-9", LENGTHS)[0].start == 7
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
