@@ -4,8 +4,7 @@ FOLDER/config.json     which model, every field of its configuration
 FOLDER/weights.npz     one array for each variable, by variable name (zip, with a checksum for each array)
 FOLDER/tracks.json     what the tracks of each head are, where that is known
 
-A track head can be saved by itself: config.json then names the trunk that it was trained on, by the digest of its
-weights.
+A track head can be saved by itself: config.json then names the trunk that it was trained on, by its digest.
 """
 
 import contextlib
@@ -17,6 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import sonnet as snt
@@ -30,6 +30,7 @@ from enformer_core.track_model import TrackModel
 
 _KINDS = ("Enformer", "ActivityModel", "TrackModel")
 _HEAD = "TrackHead"
+_LENGTHS = ("sequence_length", "target_length")
 Tracks = dict[str, list[dict[str, str]]]
 # What json and the checks of a configuration raise for a file of something else, and for one nested without end.
 _NO_CONFIG = (ValueError, KeyError, TypeError, RecursionError)
@@ -51,11 +52,11 @@ def save_head(folder: Path | str, model: TrackModel, weights: str) -> None:
 
     Args:
         folder: must not exist.
-        model: its head is written; of its trunk only the digest of the weights, by which `load_head` knows it again.
+        model: its head is written; of its trunk only the digest, by which `load_head` knows it again.
         weights: what people call the trunk.
     """
     config = {"name": model.config.name, "head": dataclasses.asdict(model.config.head)}
-    trunk = {"weights": weights, "digest": digest(model.enformer.trunk_variables)}
+    trunk = {"weights": weights, "digest": trunk_digest(model.enformer)}
     document = {"model": _HEAD, "config": config, "trunk": trunk}
     _write(Path(folder), document, model.head.variables, model.tracks)
 
@@ -121,7 +122,7 @@ def load_head(folder: Path | str, enformer: Enformer) -> TrackModel:
         head = TrackHeadConfig(**document["config"]["head"])
         head_module_name(name)
         weights, expected = trunk["weights"], trunk["digest"]
-    if expected != digest(enformer.trunk_variables):
+    if expected != trunk_digest(enformer):
         raise ValueError(f"{folder}: this head was trained on another trunk: that of {weights}")
     source = folder / "weights.npz"
     values, tracks = read_arrays(source), _read_tracks(folder, {name: head.num_tracks})
@@ -192,6 +193,33 @@ def digest(variables: Iterable[tf.Variable]) -> str:
         total.update(variable_name(variable).encode())
         total.update(np.ascontiguousarray(variable.numpy()).data)
     return total.hexdigest()
+
+
+def model_digest(model: Enformer | ActivityModel | TrackModel) -> str:
+    """sha256 over all that a model predicts with but the length it is given: its variables and how it is made.
+
+    The same variables can be those of models that differ, such as with and without rotary positions.
+    """
+    return _digest_with(dataclasses.asdict(model.config), model.variables)
+
+
+def trunk_digest(enformer: Enformer) -> str:
+    """As `model_digest`, of the trunk of a model, whatever its heads."""
+    return _digest_with({**dataclasses.asdict(enformer.config), "heads": {}}, enformer.trunk_variables)
+
+
+def _digest_with(config: Mapping[str, Any], variables: Iterable[tf.Variable]) -> str:
+    document = json.dumps([_of_inference(config), digest(variables)], sort_keys=True)
+    return hashlib.sha256(document.encode()).hexdigest()
+
+
+def _of_inference(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without what the weights do not depend on, lengths, or a prediction, rates of dropout."""
+    return {
+        name: _of_inference(value) if isinstance(value, Mapping) else value
+        for name, value in config.items()
+        if name not in _LENGTHS and not name.endswith("dropout_rate")
+    }
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

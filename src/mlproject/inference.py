@@ -3,6 +3,7 @@
 Shapes: n windows, W bp of a window, bins of 128 bp.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -155,12 +156,13 @@ def count_tracks(model: Model, head: str) -> int:
     return heads[head](tf.zeros([1, 1, channels])).shape[-1]
 
 
-def digest(model: Model) -> Any:
+def digest(model: Model) -> str:
     """What changes with the numbers that a model predicts; of the TF-Hub form, which shows no variables, its files."""
-    if isinstance(model, TensorHubModel):
-        files = sorted(path for path in Path(model.source).rglob("*") if path.is_file())
-        return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return checkpoints.digest(model.variables)
+    if not isinstance(model, TensorHubModel):
+        return checkpoints.model_digest(model)
+    files = sorted(path for path in Path(model.source).rglob("*") if path.is_file())
+    states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(repr(states).encode()).hexdigest()
 
 
 class Geometry(NamedTuple):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import zipfile
@@ -8,9 +9,10 @@ import tensorflow as tf
 
 from enformer_core import checkpoints
 from enformer_core.activity import ActivityModel
+from enformer_core.enformer import Enformer
 from enformer_core.heads import ActivityHeadConfig, TrackHeadConfig
 from enformer_core.track_model import TrackModel
-from toys import toy_model, toy_sequence
+from toys import toy_config, toy_model, toy_sequence
 
 
 @pytest.fixture
@@ -39,6 +41,28 @@ def test_a_digest_changes_with_one_value(trained):
     before = checkpoints.digest(model.variables)
     model.variables[3].assign(model.variables[3] + 1e-6)
     assert checkpoints.digest(model.variables) != before
+
+
+def test_a_digest_of_a_model_is_of_how_it_is_made_too():
+    plain = toy_config(positions="none", num_heads=2, key_size=8)
+    models = [
+        Enformer(dataclasses.replace(plain, **changes))
+        for changes in (
+            {},
+            {"positions": "rotary"},
+            {"num_heads": 4, "key_size": 4},
+            {"sequence_length": 4096, "target_length": None, "dropout_rate": 0.1},
+        )
+    ]
+    digests = [checkpoints.digest(model.variables) for model in models]
+    assert len(set(digests)) == 1  # the variables are the same
+    of_models = [checkpoints.model_digest(model) for model in models]
+    of_trunks = [checkpoints.trunk_digest(model) for model in models]
+    for found in (of_models, of_trunks):
+        assert len({*found[:3]}) == 3 and found[3] == found[0]
+    heads = TrackModel(toy_model(seed=1), TrackHeadConfig(4), "lab")
+    assert checkpoints.trunk_digest(heads.enformer) == checkpoints.trunk_digest(toy_model(seed=1))
+    assert checkpoints.model_digest(heads) != checkpoints.model_digest(toy_model(seed=1))
 
 
 def test_another_length_uses_the_same_weights_and_crops_nothing(trained):
@@ -274,6 +298,15 @@ def test_a_head_of_another_trunk_is_refused(head_model):
         ValueError, match=r"/head: this head was trained on another trunk: that of published$"
     ):
         checkpoints.load_head(folder / "head", model.enformer)
+
+
+def test_a_head_of_a_trunk_that_is_made_otherwise_is_refused(tmp_path):
+    """With the same variables."""
+    trunk = toy_model(positions="none")
+    checkpoints.save_head(tmp_path / "head", TrackModel(trunk, TrackHeadConfig(4), "lab"), "published")
+    assert checkpoints.load_head(tmp_path / "head", toy_model(positions="none", sequence_length=4096))
+    with pytest.raises(ValueError, match="this head was trained on another trunk: that of published"):
+        checkpoints.load_head(tmp_path / "head", toy_model(positions="rotary"))
 
 
 def test_a_head_alone_and_a_whole_model_are_not_taken_for_each_other(head_model):

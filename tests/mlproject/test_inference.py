@@ -295,4 +295,7 @@ def test_one_bin_after_an_odd_crop_has_one_strand():
 
 def test_the_digest_of_a_model_is_of_what_it_predicts_with(model, cropped, hub):
     assert digest(cropped) == digest(toy_model(seed=5)) != digest(toy_model(seed=6))
+    assert digest(toy_model(positions="none")) != digest(
+        toy_model(positions="rotary")
+    )  # of the same variables
     assert digest(hub) == digest(TensorHubModel(hub.source)) and digest(model) != digest(model.enformer)
