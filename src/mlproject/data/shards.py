@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -165,21 +165,30 @@ def make_shards(tasks: list[Task], plan: Plan, workers: int, progress: bool) -> 
     pool = ProcessPoolExecutor(others, context, _start_worker, (plan,)) if others else None
     done: list[Shard] = []
     total = sum(len(task.windows) for task in tasks)
+    one_at_a_time = threading.Lock()  # what the others have done is shown from a thread of the pool
     with tqdm(total=total, desc="build_tracks", unit="window", disable=not progress) as bar:
 
-        def add(shard: Shard) -> None:
-            done.append(shard)
-            bar.update(len(shard.task.windows))
+        def show(task: Task) -> None:
+            with one_at_a_time:
+                bar.update(len(task.windows))
+
+        def show_if_made(future: "Future[Shard]") -> None:
+            if not future.cancelled() and future.exception() is None:
+                show(future.result().task)
 
         try:
             futures = [pool.submit(_make_shard, task) if pool else None for task in tasks]
+            for future in futures:
+                if future:
+                    future.add_done_callback(show_if_made)
             _open_plan(plan)
             # from the end, until it meets what the others, which have to start first, do from the beginning
             for task, future in zip(reversed(tasks), reversed(futures), strict=True):
                 if future is None or future.cancel():
-                    add(_make_shard(task))
+                    done.append(_make_shard(task))
+                    show(task)
             for ended in as_completed(future for future in futures if future and not future.cancelled()):
-                add(ended.result())
+                done.append(ended.result())
         except BrokenProcessPool:
             raise InputError(
                 "a worker of the build died, most likely because memory ran out; "
