@@ -5,7 +5,9 @@
     PREFIX.bed  chrom, start, end of each window, in order; where it is there it tells how much the splits overlap
 
 Source: make_track_dataset_h5.py of github.com/mauranolab/finetune-enformer (doi:10.1101/2025.02.04.636130). Training
-there takes the first fifth of the files to validate, at least one. Nothing names the tracks.
+there takes the first fifth of the files to validate, at least one. Nothing names the tracks. With a cutoff it runs out
+of sites, and its last files are empty: `input` is then (0,). A file is made with all its windows first, zeros, which
+are then filled one by one: of one that was killed the rest is zeros, which is N.
 """
 
 import contextlib
@@ -23,8 +25,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from mlproject.data.files import explained, new_folder
-from mlproject.data.genome import Interval, read_bed
+from mlproject.data.genome import Interval, name_some, read_bed
 from mlproject.data.records import SUBSETS, Example, Statistics, check_organism, file_sha256, write_shard
+from mlproject.data.shards import MOST_UNKNOWN
 from mlproject.data.targets import write_targets
 from mlproject.errors import InputError
 
@@ -54,14 +57,15 @@ def import_h5(
       work_dir: where to.
       valid_files: files of the validation split, the first ones; 0 for a fifth of them, as published, at least one.
       test_files: files of the test split, the next ones.
-      say: gets one line where windows of the splits overlap.
+      say: gets one line where windows of the splits overlap, files are empty, or windows are left out because they
+        are more than half N.
 
     Raises:
-      InputError: a file is missing, cut short or damaged, its arrays do not fit, a sequence is no one-hot DNA, or a
-        signal is NaN, infinite or below 0; names the file and the window.
+      InputError: a split has no windows left, a file is missing, cut short or damaged, its arrays do not fit, a
+        sequence is no one-hot DNA, or a signal is NaN, infinite or below 0; names the file and the window.
     """
     check_organism(organism)
-    paths = _files(prefix)
+    paths = _files(prefix, say)
     valid = valid_files or max(1, int(_VALIDATION * len(paths)))
     if valid + test_files >= len(paths):
         raise InputError(
@@ -80,7 +84,7 @@ def import_h5(
     subsets = ["valid"] * valid + ["test"] * test_files + ["train"] * (len(paths) - valid - test_files)
     places = _places(prefix, [shape[0] for shape in shapes])
     _say_overlap(prefix, subsets, places, say)
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(b"2")  # of what is made of the same files
     for path, subset in zip(paths, subsets, strict=True):
         state = path.stat()
         digest.update(f"{path.resolve()} {state.st_size} {state.st_mtime_ns} {subset}\n".encode())
@@ -88,26 +92,40 @@ def import_h5(
     final = work_dir / "h5" / digest.hexdigest()[:16] / organism
     with explained(f"work_dir {work_dir}: cannot be written", (OSError,)), new_folder(final) as partial:
         if partial is None:
+            _say_left_out(prefix, Statistics.read(final / "statistics.json"), say)
             return final.parent
         (partial / "tfrecords").mkdir()
         manifest: dict[str, Any] = {}
         windows: list[str] = []
+        counts = {f"{subset}_seqs": 0 for subset in SUBSETS}
         numbers = dict.fromkeys(SUBSETS, 0)
+        of_n: list[str] = []
         for path, subset, (count, *_), own in zip(paths, subsets, shapes, places, strict=True):
             name = f"{subset}-{numbers[subset]}.tfr"
-            numbers[subset] += 1
             shard = partial / "tfrecords" / name
-            write_shard(shard, _examples(path, count))
-            entry = {"sha256": file_sha256(shard), "bytes": shard.stat().st_size, "records": count}
+            kept: list[int] = []
+            if not write_shard(shard, _examples(path, count, kept)):
+                shard.unlink(missing_ok=True)
+                of_n.append(path.name)
+                continue
+            numbers[subset] += 1
+            counts[f"{subset}_seqs"] += len(kept)
+            entry = {"sha256": file_sha256(shard), "bytes": shard.stat().st_size, "records": len(kept)}
             manifest[name] = entry
-            windows += [f"{place.chrom}\t{place.start}\t{place.end}\t{subset}\n" for place in own]
-        counts: dict[str, Any] = {
-            f"{subset}_seqs": sum(
-                shape[0] for shape, own in zip(shapes, subsets, strict=True) if own == subset
-            )
-            for subset in SUBSETS
-        }
-        Statistics(tracks, length, bins, width, crop, **counts).write(partial / "statistics.json")
+            windows += [
+                f"{own[row].chrom}\t{own[row].start}\t{own[row].end}\t{subset}\n" for row in kept if own
+            ]
+        left_out = sum(shape[0] for shape in shapes) - sum(counts.values())
+        extras = {"dropped": {"mostly N": left_out}, "files_of_n": of_n}
+        statistics = Statistics(tracks, length, bins, width, crop, **counts, extras=extras)
+        _say_left_out(prefix, statistics, say)
+        for subset in set(subsets):
+            if not counts[f"{subset}_seqs"]:
+                raise InputError(
+                    f"data {prefix}: no {subset} window is left, as all of them are more than half N; make the files "
+                    "again, or give other valid_files and test_files."
+                )
+        statistics.write(partial / "statistics.json")
         write_targets(partial / "targets.txt", unnamed_targets(tracks))
         if windows:
             (partial / "sequences.bed").write_text("".join(windows))
@@ -115,19 +133,44 @@ def import_h5(
     return final.parent
 
 
-def _files(prefix: str) -> list[Path]:
-    """PREFIX.0.h5 and so on, in the order of their numbers, of which none may be missing."""
+def _say_left_out(prefix: str, statistics: Statistics, say: Callable[[str], None]) -> None:
+    left_out, of_n = statistics.extras["dropped"]["mostly N"], statistics.extras["files_of_n"]
+    if left_out:
+        total = left_out + sum(statistics.count(subset) for subset in SUBSETS)
+        whole = f", all of {name_some(of_n)} among them" if of_n else ""
+        say(
+            f"{prefix}: {left_out} of {total} windows are more than half N and left out{whole}; a making of the "
+            "files that was killed leaves such."
+        )
+
+
+def _files(prefix: str, say: Callable[[str], None]) -> list[Path]:
+    """PREFIX.0.h5 and so on, in the order of their numbers, of which none may be missing, but for empty last ones."""
     found = _numbered(prefix)
     missing = sorted(set(range(max(found) + 1)) - set(found))
     if missing:
         raise InputError(
             f"data {prefix}: {prefix}.{missing[0]}.h5 is missing; there is {prefix}.{max(found)}.h5."
         )
-    if len(found) < 2:
+    paths = [found[number] for number in sorted(found)]
+    empty = []
+    while paths and _is_empty(paths[-1]):
+        empty.append(paths.pop().name)
+    if empty:
+        say(f"{prefix}: passed over, as no windows are in them: {name_some(empty[::-1])}.")
+    if len(paths) < 2:
         raise InputError(
-            f"data {prefix}: has one file, {prefix}.0.h5; expected two or more, to train and to validate."
+            f"data {prefix}: has {'one file' if paths else 'no file'} with windows; expected two or more, to train "
+            "and to validate."
         )
-    return [found[number] for number in sorted(found)]
+    return paths
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a file is whole and has no windows: the arrays of no site are (0,)."""
+    with _opened(path) as file, _readable(path):
+        arrays = [file.get(name) for name in ("input", "outcome")]
+        return all(isinstance(array, h5py.Dataset) and (array.shape or [1])[0] == 0 for array in arrays)
 
 
 def _numbered(prefix: str) -> dict[int, Path]:
@@ -193,7 +236,8 @@ def _places(prefix: str, counts: list[int]) -> list[list[Interval]]:
     regions = [interval for interval, _ in read_bed(path, {}, other_chromosomes=True)]
     if len(regions) != sum(counts):
         raise InputError(
-            f"{path}: has {len(regions)} windows, the h5 files {sum(counts)}; they are of different builds."
+            f"{path}: has {len(regions)} windows, the h5 files {sum(counts)}; they are of different builds. Remove "
+            f"{path.name} to go on without it."
         )
     ends = np.cumsum(counts)
     return [regions[end - count : end] for count, end in zip(counts, ends, strict=True)]
@@ -235,7 +279,8 @@ def _overlaps(place: Interval, merged: np.ndarray | None) -> bool:
     return at < len(merged) and merged[at, 0] < place.end
 
 
-def _examples(path: Path, count: int) -> Iterator[Example]:
+def _examples(path: Path, count: int, kept: list[int]) -> Iterator[Example]:
+    """The windows that are not more than half N; their rows are added to `kept`."""
     with (
         _opened(path) as file,
         tqdm(total=count, desc=path.name, unit="window", disable=None, leave=False) as bar,
@@ -244,9 +289,13 @@ def _examples(path: Path, count: int) -> Iterator[Example]:
             with _readable(path):
                 sequences, targets = (file[name][start : start + _CHUNK] for name in ("input", "outcome"))
             codes = _codes(sequences)
+            unknown = np.count_nonzero(codes == 4, axis=1)
             for row in range(len(codes)):
+                bar.update()
                 if codes[row].max() > 4:
                     raise InputError(f"{path}: the input of window {start + row} is no one-hot DNA.")
+                if unknown[row] > MOST_UNKNOWN * codes.shape[1]:
+                    continue
                 with np.errstate(over="ignore"):
                     target = targets[row].astype(np.float16)
                 if not np.isfinite(target).all() or target.min() < 0:
@@ -254,8 +303,8 @@ def _examples(path: Path, count: int) -> Iterator[Example]:
                         f"{path}: the outcome of window {start + row} has a value that is NaN, infinite "
                         "(in float16) or below 0; leave such windows out."
                     )
+                kept.append(start + row)
                 yield Example(codes[row], target)
-                bar.update()
 
 
 def _codes(sequences: np.ndarray) -> np.ndarray:

@@ -174,7 +174,7 @@ def test_a_missing_number_is_named(tmp_path, number):
 
 def test_one_file_is_too_few(small, tmp_path):
     Path(f"{small}.1.h5").unlink()
-    assert "has one file" in refusal(small, tmp_path)
+    assert "has one file with windows; expected two or more" in refusal(small, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_a_file_of_garbage_is_one_line_or_the_same_data(small, tmp_path):
             lambda x, y: {"input": x[:1], "outcome": y},
             "input is (1, 1024, 4) and outcome (2, 8, 3); expected",
         ),
-        (lambda x, y: {"input": x[:0], "outcome": y[:0]}, "input is (0, 1024, 4) and outcome (0, 8, 3)"),
+        (lambda x, y: {"input": x[:0], "outcome": y}, "input is (0, 1024, 4) and outcome (2, 8, 3)"),
         (lambda x, y: {"input": x, "outcome": y[..., :2]}, "windows are (1024, 8, 2), those of"),
         (lambda x, y: {"input": x, "outcome": y.astype("S4")}, "'outcome' is of |S4, expected numbers."),
         (lambda x, y: {"input": h5py.Empty("f"), "outcome": y}, "'input' is None, expected 3 axes."),
@@ -275,6 +275,86 @@ def test_what_is_no_one_hot_names_its_window(small, tmp_path, row):
     sequences[1, 700] = row
     write_h5(f"{small}.0.h5", sequences, targets)
     assert "tracks.0.h5: the input of window 1 is no one-hot DNA" in refusal(small, tmp_path)
+
+
+# --- empty files, and zeros where a making of the files was killed ---
+
+
+def write_empty(path, sequences=(0,), targets=(0,)):
+    with h5py.File(path, "w") as file:
+        file["input"], file["outcome"] = np.zeros(sequences), np.zeros(targets)
+
+
+@pytest.mark.parametrize("shapes", [((0,), (0,)), ((0, LENGTH, 4), (0, BINS, TRACKS))])
+def test_empty_files_at_the_end_are_passed_over(tmp_path, shapes):
+    """The fifth to validate is one of the files with windows."""
+    prefix, contents = write_files(tmp_path / "h5", (2, 1, 3))
+    write_bed(prefix, [("a", 5000 * n, 5000 * n + LENGTH) for n in range(6)])
+    for number in (3, 4):
+        write_empty(f"{prefix}.{number}.h5", *shapes)
+    said = []
+    dataset = open_dataset(import_h5(prefix, "lab", tmp_path / "work", say=said.append), "lab")
+    assert said == [f"{prefix}: passed over, as no windows are in them: tracks.3.h5, tracks.4.h5."]
+    check_equal(dataset, "valid", contents[:1])
+    check_equal(dataset, "train", contents[1:])
+    assert len(dataset.places("train")) == 4
+
+
+@pytest.mark.parametrize(
+    ("empty", "said"),
+    [
+        ((1,), "tracks.1.h5: 'input' is (0,), expected 3 axes"),
+        ((1, 2), "has one file with windows"),
+        ((0, 1, 2), "has no file with windows"),
+    ],
+)
+def test_empty_files_elsewhere_or_too_many_are_refused(tmp_path, empty, said):
+    prefix, _ = write_files(tmp_path / "h5", (1, 1, 1))
+    for number in empty:
+        write_empty(f"{prefix}.{number}.h5")
+    assert said in refusal(prefix, tmp_path)
+
+
+def zero_from(prefix, number, row, codes, targets):
+    """What a kill leaves: a file made with all its windows, of which those from `row` on were not filled."""
+    sequences, signal = one_hot(codes), targets.copy()
+    sequences[row:], signal[row:] = 0, 0
+    write_h5(f"{prefix}.{number}.h5", sequences, signal)
+
+
+def test_windows_that_were_never_filled_are_left_out_and_counted(tmp_path):
+    prefix, contents = write_files(tmp_path / "h5", (4, 3, 35, 2))
+    zero_from(prefix, 1, 0, *contents[1])
+    zero_from(prefix, 2, 33, *contents[2])  # beyond the first read
+    places = [("a", 5000 * n, 5000 * n + LENGTH) for n in range(44)]
+    write_bed(prefix, places)
+    said = []
+    for _ in range(2):  # made, and found again
+        dataset = open_dataset(import_h5(prefix, "lab", tmp_path / "work", say=said.append), "lab")
+    verify(dataset, tmp_path)
+    line = f"{prefix}: 5 of 44 windows are more than half N and left out, all of tracks.1.h5 among them; a making"
+    assert len(said) == 2 and all(one.startswith(line) for one in said)
+    check_equal(dataset, "valid", contents[:1])
+    check_equal(dataset, "train", [(contents[2][0][:33], contents[2][1][:33]), contents[3]])
+    assert [tuple(p) for p in dataset.places("train")] == [*places[7:40], *places[42:]]
+
+
+@pytest.mark.parametrize(("known", "kept"), [(LENGTH // 2, 2), (LENGTH // 2 - 1, 1)])
+def test_half_a_window_of_n_is_kept(small, tmp_path, known, kept):
+    codes, targets = made_up(2, 1)
+    codes[codes == 4] = 0
+    codes[1, known:] = 4
+    write_h5(f"{small}.1.h5", one_hot(codes), targets)
+    dataset = open_dataset(import_h5(small, "lab", tmp_path, say=lambda line: None), "lab")
+    check_equal(dataset, "train", [(codes[:kept], targets[:kept])])
+
+
+def test_a_split_that_was_never_filled_is_refused(tmp_path):
+    prefix, contents = write_files(tmp_path / "h5", (2, 2, 2))
+    zero_from(prefix, 0, 0, *contents[0])
+    assert "no valid window is left, as all of them are more than half N" in refusal(
+        prefix, tmp_path, say=lambda line: None
+    )
 
 
 # --- places -------------------------------------------------------------------------------------------------------
@@ -326,9 +406,8 @@ def test_places_that_come_later_are_taken_in(small, tmp_path):
 
 def test_places_of_another_build_are_refused(small, tmp_path):
     write_bed(small, [("a", 0, 1024)] * 3)
-    assert "tracks.bed: has 3 windows, the h5 files 4; they are of different builds" in refusal(
-        small, tmp_path
-    )
+    said = "tracks.bed: has 3 windows, the h5 files 4; they are of different builds. Remove tracks.bed to go on without"
+    assert said in refusal(small, tmp_path)
 
 
 # --- a kill, a full disk ------------------------------------------------------------------------------------------
