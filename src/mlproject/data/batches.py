@@ -33,7 +33,7 @@ class _Windows(NamedTuple):
     target: np.ndarray
 
 
-# (digest, subset, bin_size) -> windows. The ablation grid opens dozens of streams over the same data.
+# (state of the dataset, subset, bin_size) -> windows. The ablation grid opens dozens of streams over the same data.
 _decoded: dict[tuple[str, str, int], _Windows] = {}
 
 
@@ -145,10 +145,18 @@ def windows_in_order(dataset: TrackDataset, subset: str, bin_size: int = 128) ->
 
 def other_strand(example: Example, swap: np.ndarray) -> Example:
     """The window on the other strand: sequence complemented and reversed, bins reversed, tracks in the order `swap`."""
+    return Example(codes_of_other_strand(example.sequence), target_of_other_strand(example.target, swap))
+
+
+def codes_of_other_strand(codes: np.ndarray) -> np.ndarray:
+    """Base codes `[L]` of the other strand."""
+    return _CODES_OF_OTHER_STRAND[codes[::-1]]
+
+
+def target_of_other_strand(target: np.ndarray, swap: np.ndarray) -> np.ndarray:
+    """Signal `[bins, tracks]` on the other strand, tracks in the order `swap`."""
     # [::-1, swap] in one would lie transposed in memory, slow to stack
-    return Example(
-        _CODES_OF_OTHER_STRAND[example.sequence[::-1]], np.take(example.target, swap, axis=1)[::-1]
-    )
+    return np.take(target, swap, axis=1)[::-1]
 
 
 def _generator(seed: int, number: int, what: int) -> np.random.Generator:
@@ -249,7 +257,7 @@ def _fits(dataset: TrackDataset, subset: str, bin_size: int) -> bool:
 
 
 def _load(dataset: TrackDataset, subset: str, bin_size: int) -> _Windows:
-    key = (dataset.digest, subset, bin_size)
+    key = (dataset.state, subset, bin_size)
     if key not in _decoded:
         statistics, total = dataset.statistics, dataset.count(subset)
         sequence = np.empty((total, statistics.seq_length), np.uint8)

@@ -203,6 +203,22 @@ class TrackDataset:
                     total.update(f"{shard.name} {shard.stat().st_size}\n".encode())
         return total.hexdigest()
 
+    @cached_property
+    def state(self) -> str:
+        """sha256 that also changes when a shard is replaced by one of its size; for what is made of the windows.
+
+        A manifest has the sha256 of each shard. Without one this is of their places, sizes and times of change, so
+        that a copy has another.
+        """
+        if self.manifest:
+            return self.digest
+        total = hashlib.sha256(self.digest.encode())
+        for shard in sorted((self.path / "tfrecords").glob("*.tfr")):
+            with explained(f"{shard}: cannot be read"):
+                found = shard.stat()
+            total.update(f"{shard.resolve()} {found.st_size} {found.st_mtime_ns}\n".encode())
+        return total.hexdigest()
+
 
 def open_dataset(folder: str | os.PathLike, organism: str) -> TrackDataset:
     """Open `folder/organism` and check that its files agree with each other.

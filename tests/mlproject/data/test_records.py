@@ -351,6 +351,17 @@ def test_the_digest_follows_the_content(toy_dataset, tmp_path):
     assert open_dataset(tmp_path, "toy").digest != toy_dataset.digest
 
 
+def test_the_state_follows_the_files_where_no_manifest_does(toy_dataset, tmp_path):
+    """Of a dataset without one, a shard that is replaced by one of its size; the digest stays, for a copy too."""
+    dataset = copy(toy_dataset, tmp_path)
+    assert dataset.state == dataset.digest
+    plain = copy(toy_dataset, tmp_path / "plain", manifest=False)
+    shard, before = plain.shards("train")[0], plain.state
+    os.utime(shard, ns=(0, shard.stat().st_mtime_ns + 1))
+    again = open_dataset(tmp_path / "plain", "toy")
+    assert again.digest == plain.digest and len({again.state, before, plain.digest}) == 3
+
+
 def test_places_are_those_of_the_records(toy_dataset, tmp_path):
     lines = [line.split("\t") for line in (toy_dataset.path / "sequences.bed").read_text().splitlines()]
     for subset, count in (("train", 10), ("valid", 6), ("test", 4)):
