@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from enformer_core.enformer import Enformer, preset
 from enformer_core.track_model import TrackModel
 from mlproject.download import fetch_published, is_whole
 from mlproject.errors import InputError
-from mlproject.inference import Model
+from mlproject.inference import Model, track_heads, trunk_of
 from mlproject.options import nearest
 from mlproject.state_dict import read_state_dict
 from mlproject.tensorhub import TensorHubModel
@@ -117,6 +117,58 @@ def load_head(head: str, enformer: Enformer, work_dir: Path) -> TrackModel:
         raise InputError(f"--head {head}: {_reason(error).removeprefix(f'{head}: ')}") from error
 
 
+def with_head(model: Model, head: str, work_dir: Path) -> tuple[Model, str]:
+    """A model with the head that an option names, and what that is called.
+
+    Args:
+        model: with its own heads.
+        head: one of those, or else as `load_head` takes it; nothing for the trained one, or the model's first.
+        work_dir: for what is fetched.
+
+    Raises:
+        InputError: as `load_head`; a name that the model does not have is left for who uses it.
+    """
+    heads = list(track_heads(model))
+    is_address = head.startswith(("runs:", "models:")) or "/" in head or os.path.isdir(head)
+    if head not in heads and is_address:
+        if isinstance(model, TensorHubModel):
+            raise InputError(
+                f"--head {head}: the TF-Hub form shows no trunk to put it on; use published weights"
+            )
+        trained = load_head(head, trunk_of(model), work_dir)
+        return trained, trained.config.name
+    if not head and len(heads) > 1:
+        print(f"head: {heads[0]} (of {', '.join(heads)})", flush=True)
+    return model, head or (heads[0] if heads else "human")
+
+
+def newest(commands: Sequence[str], what: str) -> str:
+    """The address of the last model of the store that one of these commands has trained, and a line that says which.
+
+    Args:
+        commands: whose finished child runs count.
+        what: people call such a model.
+
+    Returns:
+        `runs:/ID`, or where there is none `random`, and a line that says so.
+    """
+    from mlproject.tracking.runs import read_runs
+
+    runs = read_runs()
+    command_of = dict(zip(runs["run_id"], runs.get("tags.command", runs["name"]), strict=True))
+    found = runs[runs["parent"].map(command_of).isin(commands) & (runs["status"] == "FINISHED")]
+    if found.empty:
+        print(
+            f"This store has no {what}: an untrained one (weights=random) predicts, and its numbers mean nothing. "
+            f"`mlflow run . -e {commands[0]}` makes one.",
+            flush=True,
+        )
+        return "random"
+    last = found.iloc[0]
+    print(f"weights: {last['name']} of {last['start_time']:%Y-%m-%d %H:%M} UTC", flush=True)
+    return f"runs:/{last['run_id']}"
+
+
 def check(weights: str, weights_dir: str, download: bool) -> None:
     """Refuses options that `load` would not read.
 
@@ -174,7 +226,7 @@ def _folder(address: str, work_dir: Path, artifact: str = CHECKPOINT) -> Iterato
 
 
 def _of_path(path: Path, lengths: Lengths) -> Model:
-    if path.is_dir():
+    if os.path.isdir(path):  # which is false where a name is too long, and no error
         if (path / "config.json").exists():
             return checkpoints.load(path, *(lengths or (None, None)))
         if (path / "saved_model.pb").exists():
@@ -184,11 +236,11 @@ def _of_path(path: Path, lengths: Lengths) -> Model:
         raise InputError(
             "a folder with neither config.json (ours), nor *.index (Sonnet), nor saved_model.pb (TF-Hub)"
         )
-    if path.suffix == ".index" or Path(f"{path}.index").is_file():
+    if path.suffix == ".index" or os.path.isfile(f"{path}.index"):
         return _published(path.with_suffix("") if path.suffix == ".index" else path, lengths)
-    if path.is_file() and path.suffix in _STATE_DICTS:
+    if os.path.isfile(path) and path.suffix in _STATE_DICTS:
         return published.from_port(read_state_dict(path), path, *(lengths or ()))
-    if path.is_file():
+    if os.path.isfile(path):
         raise InputError(f"a file that is none of {', '.join(_STATE_DICTS)}, and no Sonnet checkpoint")
     raise InputError(
         f"no file or folder of that name, and none of {', '.join(_WORDS)}, runs:/... or models:/..."

@@ -295,3 +295,45 @@ def test_a_head_alone_is_no_weights(trained_head, tmp_path):
             InputError, match=rf"^--weights {where}: .*a head alone, trained on the trunk published"
         ):
             load(where, tmp_path, function)
+
+
+def test_a_name_of_a_head_comes_before_a_folder_and_a_folder_needs_no_slash(
+    trained_head, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("head", "human"):
+        shutil.copytree(trained_head[0] / "head", tmp_path / name)
+    assert weights.with_head(toy_model(seed=3), "human", tmp_path)[1] == "human"
+    model, name = weights.with_head(toy_model(seed=3), "head", tmp_path)
+    assert isinstance(model, TrackModel) and name == "lab"
+    enformer = toy_model(seed=3)
+    assert weights.with_head(enformer, "", tmp_path) == (enformer, "human")
+    assert weights.with_head(enformer, "nothing", tmp_path) == (enformer, "nothing")  # for who uses it
+    assert capsys.readouterr().out == "head: human (of human, mouse)\n"
+
+
+def test_a_name_longer_than_any_file_is_one_line(tmp_path):
+    with pytest.raises(
+        InputError, match=r"^--weights x+: no file or folder of that name, and none of [^\n]*$"
+    ):
+        load("x" * 300, tmp_path)
+
+
+def test_newest_is_the_last_finished_child_of_a_command(folder, capsys):
+    def train(command, name, fails=False):
+        with runs.start_run(command, Options()) as run, run.child(name, key={"a": name}, params={}) as child:
+            if fails:
+                child.fail("it diverged")
+            return child.id
+
+    assert weights.newest(("one", "two"), "model of tracks") == "random"
+    said = (
+        "This store has no model of tracks: an untrained one (weights=random) predicts, and its numbers mean"
+    )
+    assert capsys.readouterr().out == f"{said} nothing. `mlflow run . -e one` makes one.\n"
+    train("one", "first")
+    expected = train("two", "second")
+    train("three", "third")
+    train("one", "fourth", fails=True)
+    assert weights.newest(("one", "two"), "model of tracks") == f"runs:/{expected}"
+    assert capsys.readouterr().out.startswith("weights: second of 20")
