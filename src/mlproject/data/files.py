@@ -239,12 +239,12 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 def check_new(path: Path) -> None:
-    """Refuse a folder that `new_folder` could not make, and make nothing.
+    """Refuse a folder that `new_folder` could not make, or a file like it, and make nothing.
 
     Raises:
       OSError: a name is too long, a parent is no folder, or nothing may be written there.
     """
-    there = _nearest_there(path)
+    there = _nearest_there(path.parent)
     for part in Path(os.path.abspath(path)).relative_to(there).parts:
         try:
             os.lstat(_hidden(there / part))

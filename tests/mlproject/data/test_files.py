@@ -207,6 +207,7 @@ def test_a_folder_that_cannot_be_made_is_refused_and_nothing_is_made(tmp_path, n
     assert caught.value.errno == why
     check_new(tmp_path / "new" / "out")
     check_new(tmp_path)
+    check_new(tmp_path / "file")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
