@@ -2,26 +2,27 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
 import tensorflow as tf
 from tqdm import tqdm
 
 from enformer_core.dna import ONE_HOT
 from enformer_core.enformer import BIN_SIZE_BP, Enformer, preset
 from mlproject import __version__, compilation, inference, reporting, stopping, weights
-from mlproject.data import head_tracks, predictions
+from mlproject.data import head_tracks, predictions, signal_files
 from mlproject.data.demo import demo_inputs
-from mlproject.data.files import explained, new_folder
+from mlproject.data.files import check_new, check_room, explained, new_folder
 from mlproject.data.genome import Genome, Interval, name_some
 from mlproject.data.head_tracks import Track
-from mlproject.data.predictions import FORMATS, FragmentFolder, Stretch
+from mlproject.data.predictions import FragmentFolder, Stretch
 from mlproject.data.regions import (
     Fragment,
     Letters,
@@ -33,6 +34,7 @@ from mlproject.data.regions import (
     read_regions,
     resized,
 )
+from mlproject.data.signal_files import FORMATS
 from mlproject.data.targets import as_rows, read_targets
 from mlproject.errors import InputError, OutOfMemory, Stopped, one_line
 from mlproject.inference import Model, SignalPredictor
@@ -61,17 +63,17 @@ class Options:
     preset: Literal["full", "quarter", "tiny"] = "tiny"
     """Size of a random model; other weights have their own."""
     head: str = ""
-    """Track head: a name, or the folder or runs:/ID of a trained one. Empty: the trained one, or the model's first."""
+    """Track head: one of the model's, or the folder or runs:/ID of another. Empty: the trained one, else the first."""
     targets: str = ""
     """Table of the head's tracks, a targets.txt, for identifiers and strands; empty: what the model knows of them."""
     tracks: str = ""
-    """Comma list: indices from 0, ranges 3-7, identifiers, or patterns with * and ? of those and of descriptions."""
+    """Comma list: indices, ranges 3-7, identifiers, or patterns (*, ?) of those and of descriptions. Empty: all."""
     length: int = 0
     """Sequence that the model reads for a fragment, in bp, a multiple of 128. 0: the model's own."""
     strands: Literal["forward", "both"] = "forward"
     """both: the mean of the prediction and of that of the reverse complement, read back."""
     shifts: int = 0
-    """N: the mean over N + 1 windows, 1 bp apart, around each fragment. 0: one window."""
+    """N: the mean over N + 1 windows, 1 bp apart; an even N is centred. 0: one window."""
     variance: bool = False
     """Whether to write the variance over windows, strands and overlapping fragments too."""
     batch_size: int = 1
@@ -91,11 +93,7 @@ _MANIFEST = "prediction.json"
 _MANY_TRACKS = 300
 _MOST_PANELS = 8
 _MOST_ROWS = 50_000  # of the table that the run keeps
-# What the numbers depend on by more than their words, or not at all.
-_NOT_OF_THE_NUMBERS = (
-    *("regions", "fasta", "weights", "weights_dir", "download", "targets", "tracks"),
-    *("formats", "output", "work_dir", "experiment", "batch_size"),
-)
+_ROW_BYTES = 200  # of a row of regions.tsv, at most
 
 
 def check(options: Options) -> None:
@@ -123,12 +121,13 @@ def check(options: Options) -> None:
     output = Path(options.output)
     if not output.name:
         raise InputError(f"--output: found {options.output!r}; expected the name of a folder to write")
-    if output.exists() and not (output / _MANIFEST).is_file():
+    if os.path.lexists(output) and not os.path.isfile(output / _MANIFEST):
         raise InputError(f"--output {output}: is there and is no prediction; name a folder that is not there")
-    with explained(f"--output {output}: cannot be written", (OSError,)):
-        output.parent.mkdir(parents=True, exist_ok=True)
+    if not os.path.lexists(output):
+        with explained(f"--output {output}: cannot be written", (OSError,)):
+            check_new(output)
     if options.targets:
-        read_targets(options.targets)
+        head_tracks.choose(options.tracks, head_tracks.of_targets(read_targets(options.targets)))
     with contextlib.closing(_genome(options)) as genome:
         read_regions(options.regions, genome.lengths)
 
@@ -136,7 +135,9 @@ def check(options: Options) -> None:
 def run(options: Options, run: "Run") -> int:
     """Predicts the fragments that are missing, then joins and writes them."""
     began = time.perf_counter()
-    word = options.weights if options.weights != "newest" else _newest()
+    word = options.weights
+    if word == "newest":
+        word = weights.newest(("ablation", "train_head"), "model that was trained on tracks")
     model: Model = weights.load(
         word,
         weights_dir=options.weights_dir,
@@ -146,15 +147,19 @@ def run(options: Options, run: "Run") -> int:
     )
     with contextlib.closing(_genome(options)) as genome:
         work = _work(options, genome, model, word)
+        saved = FragmentFolder(options.work_dir / "predict" / work.numbers)
         if _is_done(options, work):
+            _forget(saved)
             print(f"{options.output}: holds this prediction already; nothing to do")
             return 0
         _say(options, work)
-        folder = options.work_dir / "predict"
-        with only_one(folder / f"{work.numbers}.lock"):
-            saved = FragmentFolder(folder / work.numbers)
-            _predict(options, genome, work, saved)
+        with only_one(_lock(saved)):
+            with explained(f"work_dir {options.work_dir}: cannot be written", (OSError,)):
+                wanted = saved.missing(len(work.fragments))
+            _check_room(options, work, len(wanted))
+            _predict(options, genome, work, saved, wanted)
             predicted = time.perf_counter()
+            _check_room(options, work, 0)
             _write(options, run, genome, work, saved)
             saved.remove()
     run.use_dataset(
@@ -163,7 +168,7 @@ def run(options: Options, run: "Run") -> int:
         source=options.fasta,
         context="prediction",
     )
-    run.tag({"output": str(Path(options.output).resolve()), "prediction": work.numbers})
+    run.tag({"output": str(Path(options.output).resolve()), "prediction": work.result})
     run.summarize(
         {
             "fragments": len(work.fragments),
@@ -195,8 +200,12 @@ class _Work(NamedTuple):
     fragments: list[Fragment]
     stretches: list[Stretch]
     letters: Letters
+    model: str
+    """Digest of the model."""
     numbers: str
-    """A hash of all that the numbers depend on: an unfinished prediction is found again by it."""
+    """A hash of all that the numbers of the fragments depend on: an unfinished prediction is found again by it."""
+    result: str
+    """A hash of that and of all names and regions: a finished prediction is known by it."""
 
     @property
     def bins(self) -> int:
@@ -224,28 +233,8 @@ def _untrained(options: Options) -> Enformer:
     return model
 
 
-def _newest() -> str:
-    """The address of the last model of the store that was trained on tracks; `random` where there is none."""
-    from mlproject.tracking.runs import read_runs
-
-    runs = read_runs()
-    commands = dict(zip(runs["run_id"], runs.get("tags.command", runs["name"]), strict=True))
-    trained = runs["parent"].map(commands).isin(("ablation", "train_head"))
-    found = runs[trained & (runs["status"] == "FINISHED")]
-    if found.empty:
-        print(
-            "This store has no model that was trained on tracks: an untrained one (weights=random) predicts, and its "
-            "numbers mean nothing. `mlflow run . -e ablation` makes one.",
-            flush=True,
-        )
-        return "random"
-    newest = found.iloc[0]
-    print(f"weights: {newest['name']} of {newest['start_time']:%Y-%m-%d %H:%M} UTC", flush=True)
-    return f"runs:/{newest['run_id']}"
-
-
 def _work(options: Options, genome: Genome, model: Model, word: str) -> _Work:
-    model, head = _with_head(options, model)
+    model, head = weights.with_head(model, options.head, options.work_dir)
     tracks = _tracks(options, model, head)
     both = options.strands == "both"
     shape = inference.geometry(model, options.length, both)
@@ -264,42 +253,29 @@ def _work(options: Options, genome: Genome, model: Model, word: str) -> _Work:
     spans = [resized(region, shape.span) for region in regions]
     fragments = fragments_of(spans, shape.span)
     letters = read_letters(genome, [_read_for(span, predict) for span in spans])
-    numbers = {
-        name: value for name, value in dataclasses.asdict(options).items() if name not in _NOT_OF_THE_NUMBERS
-    }
-    numbers |= {
-        "head": head,
-        "tracks": tracks,
-        "shape": shape,
-        "regions": regions,
-        "letters": letters.digest,
-        "model": inference.digest(model),
-        "version": __version__,
-    }
-    places = (regions, spans, fragments, predictions.stretches_of(fragments, shape.bins, genome.lengths))
-    return _Work(word, head, tracks, predict, *places, letters, fingerprint(numbers))
+    digest = inference.digest(model)
+    numbers = fingerprint(
+        {
+            "model": digest,
+            "head": head,
+            "tracks": [(track.position, track.partner if both else None) for track in tracks],
+            "shape": shape,
+            **{name: getattr(options, name) for name in ("strands", "shifts", "variance")},
+            "fragments": fragments,
+            "letters": letters.digest,
+            "version": __version__,
+        }
+    )
+    result = fingerprint({"numbers": numbers, "regions": regions, "tracks": tracks})
+    stretches = predictions.stretches_of(fragments, shape.bins, genome.lengths)
+    places = (regions, spans, fragments, stretches, letters)
+    return _Work(word, head, tracks, predict, *places, digest, numbers, result)
 
 
 def _read_for(span: Span, predict: SignalPredictor) -> Interval:
     """What the model reads of the genome for a region."""
     start = span.start - predict.before
     return Interval(span.chrom, start, span.end - predict.shape.span - predict.before + predict.length)
-
-
-def _with_head(options: Options, model: Model) -> tuple[Model, str]:
-    """The model with the head that the option names, and what that is called."""
-    heads = list(inference.track_heads(model))
-    named = options.head
-    if named not in heads and (named.startswith(("runs:", "models:")) or "/" in named):
-        if isinstance(model, TensorHubModel):
-            raise InputError(
-                f"--head {named}: the TF-Hub form shows no trunk to put it on; use published weights"
-            )
-        trained = weights.load_head(named, inference.trunk_of(model), options.work_dir)
-        return trained, trained.config.name
-    if not named and len(heads) > 1:
-        print(f"head: {heads[0]} (of {', '.join(heads)})", flush=True)
-    return model, named or (heads[0] if heads else "human")
 
 
 def _tracks(options: Options, model: Model, head: str) -> list[Track]:
@@ -332,24 +308,54 @@ def _say(options: Options, work: _Work) -> None:
         print(f"regions of N alone, whose prediction says nothing of them: {name_some(empty)}", flush=True)
     if len(work.tracks) > _MANY_TRACKS:
         print(
-            predictions.cost(work.bins, len(work.tracks), 1 + options.variance, options.formats), flush=True
+            signal_files.cost(work.bins, len(work.tracks), 1 + options.variance, options.formats), flush=True
         )
+
+
+def _check_room(options: Options, work: _Work, missing: int) -> None:
+    """Refuses what the disks have no room for: fragments that are missing, arrays that are joined, and files."""
+    tracks, arrays = len(work.tracks), 1 + options.variance
+    files = signal_files.size(("npz", *options.formats), work.bins, tracks, arrays)
+    table = len(work.regions) * tracks * _ROW_BYTES
+    fragments = FragmentFolder.size(missing, work.predict.shape.bins, tracks, arrays)
+    check_room(
+        [("--output", Path(options.output), files + table), ("work_dir", options.work_dir, fragments)],
+        "free some, choose a folder on another disk, or fewer tracks, regions or formats",
+    )
+
+
+def _lock(saved: FragmentFolder) -> Path:
+    return saved.path.with_suffix(".lock")
+
+
+def _forget(saved: FragmentFolder) -> None:
+    """Removes fragments that a process left which was killed when all had been written."""
+    if saved.path.exists():
+        with contextlib.suppress(InputError, OSError), only_one(_lock(saved)):
+            saved.remove()
 
 
 def _manifest(options: Options, work: _Work) -> dict[str, Any]:
     shape = work.predict.shape
+    regions = "".join("\t".join(map(str, region)) + "\n" for region in work.regions)
     return {
-        "prediction": work.numbers,
+        "prediction": work.result,
         "formats": sorted(options.formats),
         "weights": work.word,
+        "model_sha256": work.model,
         "fasta": options.fasta,
+        "sequence_sha256": work.letters.digest,
+        "regions": len(work.regions),
+        "regions_sha256": hashlib.sha256(regions.encode()).hexdigest(),
         "head": work.head,
         "tracks": len(work.tracks),
+        "track_indices": head_tracks.index_text(work.tracks),
         "bin_size": BIN_SIZE_BP,
         "length": shape.length,
         "predicted": shape.span,
         "strands": options.strands,
         "shifts": options.shifts,
+        "variance": options.variance,
         "version": __version__,
     }
 
@@ -361,18 +367,19 @@ def _is_done(options: Options, work: _Work) -> bool:
         InputError: it is another prediction, or this one in other formats.
     """
     output = Path(options.output)
-    if not output.exists():
+    if not os.path.lexists(output):
         return False
     try:
         manifest = json.loads((output / _MANIFEST).read_text(encoding="utf-8"))
         numbers, formats = manifest["prediction"], manifest["formats"]
     except (OSError, ValueError, KeyError, TypeError):
         numbers, formats = None, []
-    if numbers != work.numbers:
+    if numbers != work.result:
         raise InputError(f"--output {output}: holds another prediction; remove it, or name another folder")
     if lacking := [name for name in options.formats if name not in formats]:
         raise InputError(
-            f"--output {output}: holds this prediction without {', '.join(lacking)}; remove it, or name another folder"
+            f"--output {output}: holds this prediction without {', '.join(lacking)}; to predict again and write that, "
+            f"give --formats {','.join(lacking)} and another folder, such as --output {output}_{lacking[0]}"
         )
     return True
 
@@ -380,11 +387,11 @@ def _is_done(options: Options, work: _Work) -> bool:
 # --- predicting ---------------------------------------------------------------------------------------------------
 
 
-def _predict(options: Options, genome: Genome, work: _Work, saved: FragmentFolder) -> None:
+def _predict(
+    options: Options, genome: Genome, work: _Work, saved: FragmentFolder, wanted: Sequence[int]
+) -> None:
     """Computes the fragments that are missing; each is on disk as soon as it is there."""
     total = len(work.fragments)
-    with explained(f"work_dir {options.work_dir}: cannot be written", (OSError,)):
-        wanted = saved.missing(total)
     before = total - len(wanted)
     if before:
         print(f"{before:,} fragments were predicted before; {len(wanted):,} to go", flush=True)
@@ -436,7 +443,7 @@ def _write(options: Options, run: "Run", genome: Genome, work: _Work, saved: Fra
     output = Path(options.output)
     kinds = ["values"] + ["variance"] * options.variance
     with (
-        explained(f"--output {output}: cannot be written", (OSError, RuntimeError)),
+        explained(f"--output {output}: cannot be written", (OSError,)),
         new_folder(output) as folder,
     ):
         if folder is None:
@@ -454,33 +461,26 @@ def _write(options: Options, run: "Run", genome: Genome, work: _Work, saved: Fra
             arrays["values"],
             arrays.get("variance"),
         )
-        predictions.write_formats(folder, options.formats, paths, work.stretches, work.tracks, genome.lengths)
-        table = _write_table(genome, work, arrays["values"], folder / "regions.tsv")
+        signal_files.write_formats(
+            folder, options.formats, paths, work.stretches, work.tracks, genome.lengths
+        )
+        reads = [(_read_for(span, work.predict), genome.lengths[span.chrom]) for span in work.spans]
+        unknown = [work.letters.unknown_in(*read) for read in reads]
+        places = (work.regions, work.spans, unknown, work.stretches, work.tracks)
+        path = folder / "regions.tsv"
+        table = predictions.write_table(path, *places, arrays["values"], _MOST_ROWS)
         title = f"{work.regions[0]}, predicted by {work.word}"
         reporting.write_signal_figure(_panels(work, arrays), title, folder / "signal.png")
-        run.keep(folder / "signal.png")
+        with explained("the store's artifacts: cannot be written", (OSError,)):
+            run.keep(folder / "signal.png")
+            if table is not None:
+                run.keep_table("regions", table)
         for path in paths.values():
             path.unlink()
         manifest = json.dumps(_manifest(options, work), indent=2) + "\n"
         (folder / _MANIFEST).write_text(manifest, encoding="utf-8")
     if table is None:
         print(f"{output / 'regions.tsv'}: has too many rows for the run, which does not keep it")
-    else:
-        run.keep_table("regions", table)
-
-
-def _write_table(genome: Genome, work: _Work, values: np.ndarray, path: Path) -> pd.DataFrame | None:
-    """A row for each region and track; returns the table unless it is too long to be shown."""
-    few = len(work.regions) * len(work.tracks) <= _MOST_ROWS
-    kept = []
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        for region, span in zip(work.regions, work.spans, strict=True):
-            unknown = work.letters.unknown_in(_read_for(span, work.predict), genome.lengths[region.chrom])
-            rows = predictions.summarize(region, span, unknown, work.stretches, work.tracks, values)
-            rows.to_csv(file, sep="\t", index=False, header=file.tell() == 0, float_format="%.6g")
-            if few:
-                kept.append(rows)
-    return pd.concat(kept, ignore_index=True) if few else None
 
 
 def _panels(work: _Work, arrays: dict[str, np.ndarray]) -> list[reporting.SignalPanel]:
@@ -489,7 +489,7 @@ def _panels(work: _Work, arrays: dict[str, np.ndarray]) -> list[reporting.Signal
     panels = []
     for column, track in enumerate(work.tracks[:_MOST_PANELS]):
         sd = np.sqrt(arrays["variance"][rows, column]) if "variance" in arrays else None
-        label = f"{track.position}: {track.identifier}  {track.description}".rstrip()
+        label = f"{track.index}: {track.identifier}  {track.description}".rstrip()
         panels.append(
             reporting.SignalPanel(
                 label, work.spans[0].chrom, start, BIN_SIZE_BP, arrays["values"][rows, column], sd

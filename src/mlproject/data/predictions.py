@@ -1,32 +1,25 @@
-"""Predicted signal: fragments on disk as they are done, joined bin by bin, and written for others to read.
+"""Predicted signal: fragments on disk as they are done, joined bin by bin, and summarized by region.
 
 FOLDER/000017.npz      one fragment: mean [bins, tracks] float32, and spread, the sum of squared deviations from it
-predictions.npz        see `write_npz`
-0003_NAME.bw           one track; 0003_NAME.variance.bw its variance
-0003_NAME.bedgraph     likewise
 """
 
 import bisect
 import os
-import re
-import shutil
 import uuid
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from enformer_core.checkpoints import read_arrays
 from enformer_core.enformer import BIN_SIZE_BP
 from mlproject.data.head_tracks import Track
 from mlproject.data.regions import Fragment, Region, Span
+from mlproject.errors import InputError
 
-FORMATS = ("npz", "bedgraph", "bigwig")
-_LINES = 100_000  # of a bedGraph, made at once
+_FRAGMENT_BYTES = 8192  # of a fragment beside its values, and of the block of the disk that its end is in
 _VALUES = 2**24  # that are summarized at once
 
 
@@ -65,15 +58,20 @@ class FragmentFolder:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.path = folder
+
+    @staticmethod
+    def size(count: int, bins: int, tracks: int, arrays: int) -> int:
+        """The bytes of `count` fragments of one or two arrays, at most."""
+        return count * (4 * bins * tracks * arrays + _FRAGMENT_BYTES)
 
     def missing(self, count: int) -> list[int]:
         """Which of the first `count` fragments are not there; files that are damaged are removed."""
         wanted = []
         for number in range(count):
             try:
-                read_arrays(self._path(number))
-            except (FileNotFoundError, ValueError):
+                Moments(**read_arrays(self._path(number)))
+            except (FileNotFoundError, ValueError, TypeError):
                 self._path(number).unlink(missing_ok=True)
                 wanted.append(number)
         return wanted
@@ -83,8 +81,8 @@ class FragmentFolder:
         arrays = {
             name: value.astype(np.float32) for name, value in moments._asdict().items() if value is not None
         }
-        self._folder.mkdir(parents=True, exist_ok=True)
-        unfinished = self._folder / f".{number:06d}.{uuid.uuid4().hex[:8]}"
+        self.path.mkdir(parents=True, exist_ok=True)
+        unfinished = self.path / f".{number:06d}.{uuid.uuid4().hex[:8]}"
         try:
             with open(unfinished, "wb") as file:
                 np.savez(file, **arrays)
@@ -98,18 +96,23 @@ class FragmentFolder:
         """Reads one back.
 
         Raises:
-          ValueError: it is damaged.
+          InputError: it was damaged or removed after `missing` had looked.
         """
-        return Moments(**read_arrays(self._path(number)))
+        path = self._path(number)
+        try:
+            return Moments(**read_arrays(path))
+        except (OSError, ValueError, TypeError) as error:
+            why = getattr(error, "strerror", None) or str(error).removeprefix(f"{path}: ").split(";")[0]
+            raise InputError(f"{path}: {why}; the same command predicts this fragment again") from None
 
     def remove(self) -> None:
         """Removes every file, those of a killed process too, and the folder."""
-        for path in self._folder.iterdir():
+        for path in self.path.iterdir():
             path.unlink()
-        self._folder.rmdir()
+        self.path.rmdir()
 
     def _path(self, number: int) -> Path:
-        return self._folder / f"{number:06d}.npz"
+        return self.path / f"{number:06d}.npz"
 
 
 # --- joining ------------------------------------------------------------------------------------------------------
@@ -202,141 +205,18 @@ def _merged(
 
 
 def open_values(path: Path, bins: int, tracks: int) -> np.ndarray:
-    """A new `[bins, tracks]` float32 array in a .npy file, each track in one piece, which need not fit into memory."""
-    return np.lib.format.open_memmap(path, "w+", np.float32, (bins, tracks), fortran_order=True)
+    """A new `[bins, tracks]` float32 array in a .npy file, each track in one piece, which need not fit into memory.
 
+    Its place on the disk is taken at once: on a disk that fills up later, writing to it would end the process.
 
-# --- formats ------------------------------------------------------------------------------------------------------
-
-
-def file_name(track: Track, ending: str) -> str:
-    """A name that every file system takes, different for each track whatever their identifiers."""
-    safe = re.sub(r"[^A-Za-z0-9.+-]+", "_", track.identifier).strip("._")[:80]
-    return f"{track.position:04d}_{safe}{ending}" if safe else f"{track.position:04d}{ending}"
-
-
-def cost(bins: int, tracks: int, arrays: int, formats: Sequence[str]) -> str:
-    """One line that says what so many tracks take on disk; a value of a bedGraph is a line of about 36 bytes."""
-    one = bins * tracks * arrays * 4 / 1e9
-    of_formats = one * sum({"npz": 1, "bigwig": 1, "bedgraph": 9}[name] for name in formats)
-    files = tracks * arrays * len({"bigwig", "bedgraph"} & set(formats))
-    return (
-        f"{tracks:,} tracks x {bins:,} bins: up to {2 * one + of_formats:.1f} GB on disk while they are written, "
-        f"{of_formats:.1f} GB and {files:,} files of single tracks in the end; --tracks chooses fewer"
-    )
-
-
-def write_npz(
-    path: Path, arrays: dict[str, Path], stretches: Sequence[Stretch], tracks: Sequence[Track]
-) -> None:
-    """Everything in one file that `numpy.load` reads: values [bins, tracks], and where they lie.
-
-    `chrom`, `start`, `end` `[stretches]` and `offset` `[stretches + 1]`: bins of stretch i are rows offset[i] to
-    offset[i + 1], 128 bp each from start[i] on, the last to end[i]. `index`, `identifier` and `description` `[tracks]`.
-
-    Args:
-      path: to write.
-      arrays: .npy files by name (values, variance), which are copied piece by piece.
-      stretches: of the bins.
-      tracks: of the columns.
+    Raises:
+      OSError: the disk has no room for it.
     """
-    ends = [stretch.offset + stretch.bins for stretch in stretches]
-    small = {
-        "chrom": np.array([stretch.chrom for stretch in stretches]),
-        "start": np.array([stretch.start for stretch in stretches], np.int64),
-        "end": np.array([stretch.end for stretch in stretches], np.int64),
-        "offset": np.array([0, *ends], np.int64),
-        "bin_size": np.array(BIN_SIZE_BP),
-        "index": np.array([track.position for track in tracks], np.int64),
-        "identifier": np.array([track.identifier for track in tracks]),
-        "description": np.array([track.description for track in tracks]),
-    }
-    with zipfile.ZipFile(path, "w") as file:
-
-        def member(name: str) -> IO[bytes]:  # without the time of day: the same numbers are the same file
-            return file.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)
-
-        for name, source in arrays.items():
-            with source.open("rb") as array_file, member(name) as target:
-                shutil.copyfileobj(array_file, target, 1 << 20)
-        for name, array in small.items():
-            with member(name) as target:
-                np.lib.format.write_array(target, array, allow_pickle=False)
-
-
-def write_bedgraph(path: Path, stretches: Sequence[Stretch], column: np.ndarray) -> None:
-    """One track as chrom, start, end, value: a line for each bin, sorted as by `sort -k1,1 -k2,2n` (LC_ALL=C)."""
-    with open(path, "w", encoding="utf-8", newline="\n") as file:
-        for stretch in stretches:
-            for low in range(0, stretch.bins, _LINES):
-                high = min(stretch.bins, low + _LINES)
-                starts = (stretch.start + BIN_SIZE_BP * np.arange(low, high)).tolist()
-                # the shortest words that read back as the same float32
-                words = np.asarray(column[stretch.offset + low : stretch.offset + high]).astype("U").tolist()
-                ends = [*starts[1:], min(starts[-1] + BIN_SIZE_BP, stretch.end)]
-                rows = zip(starts, ends, words, strict=True)
-                file.writelines(f"{stretch.chrom}\t{a}\t{b}\t{word}\n" for a, b, word in rows)
-
-
-def write_bigwig(
-    path: Path, stretches: Sequence[Stretch], column: np.ndarray, lengths: dict[str, int]
-) -> None:
-    """One track as bigWig: chromosomes that have values, in the order of the bytes of their names.
-
-    Args:
-      path: to write.
-      stretches: in that order, and by start.
-      column: values `[bins in all]`.
-      lengths: of the chromosomes.
-    """
-    import pyBigWig
-
-    chroms = list(dict.fromkeys(stretch.chrom for stretch in stretches))
-    file = pyBigWig.open(str(path), "w")
-    file.addHeader([(chrom, lengths[chrom]) for chrom in chroms])
-    for stretch in stretches:
-        values = np.asarray(column[stretch.offset : stretch.offset + stretch.bins], np.float64)
-        whole = (stretch.end - stretch.start) // BIN_SIZE_BP
-        if whole:
-            file.addEntries(
-                stretch.chrom, stretch.start, values=values[:whole], span=BIN_SIZE_BP, step=BIN_SIZE_BP
-            )
-        if whole < stretch.bins:
-            start = stretch.start + whole * BIN_SIZE_BP
-            file.addEntries([stretch.chrom], [start], ends=[stretch.end], values=values[whole:].tolist())
-    file.close()
-
-
-def write_formats(
-    folder: Path,
-    formats: Sequence[str],
-    arrays: dict[str, Path],
-    stretches: Sequence[Stretch],
-    tracks: Sequence[Track],
-    lengths: dict[str, int],
-) -> None:
-    """Writes `predictions.npz`, and of each track and array what else is asked for; a track at a time is in memory.
-
-    Args:
-      folder: to write into.
-      formats: any of `FORMATS`.
-      arrays: .npy files of `[bins in all, tracks]` by name: values and perhaps variance.
-      stretches: of the bins.
-      tracks: of the columns.
-      lengths: of the chromosomes.
-    """
-    if "npz" in formats:
-        write_npz(folder / "predictions.npz", arrays, stretches, tracks)
-    if not {"bigwig", "bedgraph"} & set(formats):
-        return
-    opened = {name: np.load(path, mmap_mode="r") for name, path in arrays.items()}
-    for column, track in enumerate(tqdm(tracks, "write", unit="track", disable=None, leave=False)):
-        for name, array in opened.items():
-            ending = "" if name == "values" else f".{name}"
-            if "bigwig" in formats:
-                write_bigwig(folder / file_name(track, f"{ending}.bw"), stretches, array[:, column], lengths)
-            if "bedgraph" in formats:
-                write_bedgraph(folder / file_name(track, f"{ending}.bedgraph"), stretches, array[:, column])
+    array = np.lib.format.open_memmap(path, "w+", np.float32, (bins, tracks), fortran_order=True)
+    if hasattr(os, "posix_fallocate"):  # which macOS lacks
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 # --- summaries ----------------------------------------------------------------------------------------------------
@@ -403,7 +283,7 @@ def summarize(
             "bins": bins,
             "n_bases": unknown[0],
             "iupac": unknown[1],
-            "index": [track.position for track in tracks],
+            "index": [track.index for track in tracks],
             "identifier": [track.identifier for track in tracks],
             "mean": mean,
             "max": most,
@@ -411,3 +291,25 @@ def summarize(
             "max_position": start + BIN_SIZE_BP * place.astype(np.int64),
         }
     )
+
+
+def write_table(
+    path: Path,
+    regions: Sequence[Region],
+    spans: Sequence[Span],
+    unknown: Sequence[tuple[int, int]],
+    stretches: Sequence[Stretch],
+    tracks: Sequence[Track],
+    values: np.ndarray,
+    most: int,
+) -> pd.DataFrame | None:
+    """Writes the rows of `summarize` for every region, and returns them unless they are more than `most`."""
+    few = len(regions) * len(tracks) <= most
+    kept = []
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for region, span, letters in zip(regions, spans, unknown, strict=True):
+            rows = summarize(region, span, letters, stretches, tracks, values)
+            rows.to_csv(file, sep="\t", index=False, header=file.tell() == 0, float_format="%.6g")
+            if few:
+                kept.append(rows)
+    return pd.concat(kept, ignore_index=True) if few else None

@@ -1,15 +1,14 @@
-import shutil
-import subprocess
+import resource
 
 import numpy as np
-import pyBigWig
+import pandas as pd
 import pytest
 
 from mlproject.data import predictions
-from mlproject.data.bigwig import BigWig
 from mlproject.data.head_tracks import Track
 from mlproject.data.predictions import FragmentFolder, Moments, Stretch
 from mlproject.data.regions import Fragment, Region, Span
+from mlproject.errors import InputError
 
 # Byte order of names differs from the order of numbers; the last bin of each chromosome is a part of one.
 LENGTHS = {"chr2": 128 * 40 + 7, "chr10": 128 * 30 + 1, "I": 100, "chrM": 128 * 3}
@@ -21,7 +20,10 @@ FRAGMENTS = [
     *(Fragment("chrM", 0),),
 ]
 COUNT = 3  # predictions of a fragment
-TRACKS = [Track(0, "a", "DNASE:x", 0), Track(3, "NA", "CAGE:y", 4), Track(4, "b/../c d", "", 3)]
+TRACKS = [
+    *(Track(0, 0, "a", "DNASE:x", 0), Track(2, 3, "NA", "CAGE:y", 3)),  # index 3 is no position
+    Track(3, 4, "b/../c d", "", 2),
+]
 
 
 def made_up(fragments, tracks=3, seed=0):
@@ -105,6 +107,39 @@ def test_without_variance_there_is_none():
 # --- fragments on disk --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"PK"), lambda path: path.unlink()])
+def test_a_fragment_that_is_damaged_after_all_were_there_is_one_line(tmp_path, damage):
+    folder = FragmentFolder(tmp_path / "work")
+    folder.save(0, Moments(np.zeros([2, 1])))
+    assert not folder.missing(1)
+    damage(tmp_path / "work" / "000000.npz")
+    with pytest.raises(InputError) as caught:
+        folder.load(0)
+    (line,) = str(caught.value).splitlines()
+    assert "000000.npz: " in line and line.endswith("; the same command predicts this fragment again")
+    assert folder.missing(1) == [0]
+
+
+def test_a_fragment_takes_no_more_than_its_size(tmp_path):
+    folder = FragmentFolder(tmp_path / "work")
+    values = np.random.default_rng(0).normal(size=[2, 896, 7])
+    folder.save(0, Moments(*values))
+    size = (tmp_path / "work" / "000000.npz").stat().st_size
+    assert size <= FragmentFolder.size(1, 896, 7, 2) < 1.5 * size
+
+
+def test_an_array_takes_its_place_on_the_disk_or_is_an_error(tmp_path):
+    array = predictions.open_values(tmp_path / "a.npy", 1000, 30)
+    assert (tmp_path / "a.npy").stat().st_blocks * 512 >= array.nbytes
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            predictions.open_values(tmp_path / "b.npy", 1000, 30)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 def test_fragments_come_back_and_damaged_ones_are_missing(tmp_path):
     folder = FragmentFolder(tmp_path / "work")
     assert folder.missing(3) == [0, 1, 2]
@@ -120,121 +155,6 @@ def test_fragments_come_back_and_damaged_ones_are_missing(tmp_path):
     (tmp_path / "work" / ".000001.half").write_bytes(b"x")  # of a process that was killed
     folder.remove()
     assert not (tmp_path / "work").exists()
-
-
-# --- formats ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def written(tmp_path):
-    """All formats of made-up predictions, and what went in."""
-    stretches, mean, variance = joined(FRAGMENTS, made_up(FRAGMENTS))
-    mean[5, 1], mean[6, 1] = 0, 1e-30
-    arrays = {}
-    for name, values in (("values", mean), ("variance", variance)):
-        array = predictions.open_values(tmp_path / f"{name}.npy", *values.shape)
-        array[:] = values
-        array.flush()
-        arrays[name] = tmp_path / f"{name}.npy"
-    folder = tmp_path / "out"
-    folder.mkdir()
-    predictions.write_formats(folder, predictions.FORMATS, arrays, stretches, TRACKS, LENGTHS)
-    return folder, stretches, mean.astype(np.float32), variance.astype(np.float32)
-
-
-def intervals(stretches, column):
-    return [
-        (s.chrom, s.start + 128 * row, min(s.start + 128 * (row + 1), s.end), column[s.offset + row])
-        for s in stretches
-        for row in range(s.bins)
-    ]
-
-
-def test_names_of_files_are_safe_and_different(written):
-    assert sorted(path.name for path in written[0].iterdir()) == sorted(
-        f"{stem}{kind}.{ending}"
-        for stem in ("0000_a", "0003_NA", "0004_b_.._c_d")
-        for kind in ("", ".variance")
-        for ending in ("bw", "bedgraph")
-    ) + ["predictions.npz"]
-    assert predictions.file_name(Track(7, "///", "", 7), ".bw") == "0007.bw"
-    assert predictions.file_name(Track(12345, "x" * 300, "", 7), ".bw") == "12345_" + "x" * 80 + ".bw"
-
-
-def test_arrays_say_where_they_lie(written):
-    folder, stretches, mean, variance = written
-    with np.load(folder / "predictions.npz", allow_pickle=False) as found:
-        np.testing.assert_array_equal(found["values"], mean)
-        np.testing.assert_array_equal(found["variance"], variance)
-        assert found["values"].dtype == np.float32
-        assert found["index"].tolist() == [0, 3, 4] and found["bin_size"] == 128
-        assert found["identifier"].tolist() == ["a", "NA", "b/../c d"]
-        assert found["description"].tolist() == ["DNASE:x", "CAGE:y", ""]
-        for name in ("chrom", "start", "end"):
-            assert found[name].tolist() == [getattr(stretch, name) for stretch in stretches]
-        assert np.diff(found["offset"]).tolist() == [stretch.bins for stretch in stretches]
-        assert len(found["values"]) == found["offset"][-1]
-
-
-@pytest.mark.parametrize(("name", "column"), [("0000_a", 0), ("0003_NA", 1), ("0003_NA.variance", 1)])
-def test_a_bedgraph_is_sorted_and_reads_back(written, name, column):
-    folder, stretches, mean, variance = written
-    path = folder / f"{name}.bedgraph"
-    values = variance if "variance" in name else mean
-    rows = [line.split("\t") for line in path.read_text().splitlines()]
-    assert [
-        (chrom, int(start), int(end), np.float32(value)) for chrom, start, end, value in rows
-    ] == intervals(stretches, values[:, column])
-    command = ["sort", "-c", "-k1,1", "-k2,2n", str(path)]
-    assert subprocess.run(command, env={"LC_ALL": "C", "PATH": "/usr/bin:/bin"}).returncode == 0
-
-
-@pytest.mark.parametrize(("name", "column"), [("0000_a", 0), ("0003_NA", 1), ("0003_NA.variance", 1)])
-def test_a_bigwig_reads_back_with_three_readers(written, name, column):
-    pybigtools = pytest.importorskip("pybigtools")
-    folder, stretches, mean, variance = written
-    expected = intervals(stretches, (variance if "variance" in name else mean)[:, column])
-    chroms = {chrom: LENGTHS[chrom] for chrom in ("I", "chr10", "chr2", "chrM")}
-    first = pyBigWig.open(str(folder / f"{name}.bw"))
-    assert list(first.chroms().items()) == list(chroms.items()) and first.isBigWig()
-    found = [(chrom, *row) for chrom in chroms for row in first.intervals(chrom)]
-    assert found == expected
-    assert first.header()["nBasesCovered"] == sum(end - start for _, start, end, _ in expected)
-    for chrom, length in chroms.items():
-        here = [(end - start, value) for name, start, end, value in expected if name == chrom]
-        sizes, values = np.array(here, np.float64).T
-        mean_of_bases = first.stats(chrom, 0, length, type="mean", exact=True)[0]
-        assert mean_of_bases == pytest.approx(np.average(values, weights=sizes), rel=1e-6)
-    with pybigtools.open(str(folder / f"{name}.bw")) as second:
-        assert {chrom: second.chroms(chrom) for chrom in chroms} == chroms
-        assert [(chrom, *row) for chrom in chroms for row in second.records(chrom)] == expected
-        summary = second.info()["summary"]
-    assert summary["max"] == max(value for *_, value in expected)
-    assert summary["min"] == min(value for *_, value in expected)
-    ours = BigWig(folder / f"{name}.bw")
-    assert {chrom: entry.length for chrom, entry in ours.chromosomes.items()} == chroms
-    for chrom, length in chroms.items():
-        by_base = np.full(length, np.nan, np.float32)
-        for _, start, end, value in (row for row in expected if row[0] == chrom):
-            by_base[start:end] = value
-        np.testing.assert_array_equal(ours.values(chrom, 0, length), by_base)
-
-
-@pytest.mark.skipif(not shutil.which("bigWigInfo"), reason="needs bigWigInfo")
-def test_the_tool_of_the_browser_takes_a_bigwig(written):
-    done = subprocess.run(["bigWigInfo", str(written[0] / "0000_a.bw")], capture_output=True, text=True)
-    assert done.returncode == 0 and "chromCount: 4" in done.stdout, done.stderr
-
-
-def test_many_bins_in_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr(predictions, "_LINES", 7)
-    column = np.arange(41, dtype=np.float32) / 3
-    stretches = [Stretch("chr2", 0, LENGTHS["chr2"], 0)]
-    predictions.write_bedgraph(tmp_path / "a", stretches, column)
-    monkeypatch.undo()
-    predictions.write_bedgraph(tmp_path / "b", stretches, column)
-    assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text()
-    assert (tmp_path / "a").read_text().splitlines()[-1] == "chr2\t5120\t5127\t13.333333"
 
 
 # --- summaries ----------------------------------------------------------------------------------------------------
@@ -273,6 +193,20 @@ def test_summaries_at_the_ends_of_a_chromosome():
     assert (table["predicted_end"][0], table["bins"][0], table["max_position"][0]) == (end, 1, 5120)
 
 
-def test_the_cost_of_many_tracks_is_said():
-    line = predictions.cost(1_000_000, 5313, 2, ["npz", "bigwig"])
-    assert "170.0 GB on disk while they are written" in line and "85.0 GB and 10,626 files" in line
+@pytest.mark.parametrize(("most", "is_kept"), [(6, True), (5, False)])
+def test_the_table_has_the_rows_of_every_region(tmp_path, most, is_kept):
+    stretches, mean, _ = joined(FRAGMENTS, made_up(FRAGMENTS))
+    regions = [Region("r", "chr10", 700, 1025), Region("s", "I", 3, 99)]
+    spans, unknown = [Span("chr10", 512, 1408), Span("I", -384, 384)], [(5, 1), (0, 0)]
+    path = tmp_path / "regions.tsv"
+    found = predictions.write_table(path, regions, spans, unknown, stretches, TRACKS, mean, most)
+    parts = [
+        predictions.summarize(*place, stretches, TRACKS, mean)
+        for place in zip(regions, spans, unknown, strict=True)
+    ]
+    expected = pd.concat(parts, ignore_index=True)
+    written = pd.read_csv(path, sep="\t", keep_default_na=False)
+    pd.testing.assert_frame_equal(written, expected, rtol=1e-5)  # six digits
+    assert (found is not None) == is_kept
+    if is_kept:
+        pd.testing.assert_frame_equal(found, expected)
