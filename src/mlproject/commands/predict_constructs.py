@@ -17,13 +17,15 @@ from tqdm import tqdm
 from enformer_core.activity import ActivityModel
 from enformer_core.enformer import BIN_SIZE_BP
 from mlproject import __version__, compilation, inference, reporting, stopping, weights
+from mlproject.data import head_tracks
 from mlproject.data.construct_windows import ConstructWindows
 from mlproject.data.demo_constructs import open_constructs
-from mlproject.data.files import explained, write_whole
+from mlproject.data.files import check_new, explained, write_whole
 from mlproject.errors import InputError, OutOfMemory, Stopped, one_line
 from mlproject.evaluation import compare_predictors, construct_table
 from mlproject.inference import Model, WindowPredictor, site_maxima
 from mlproject.resuming import fingerprint, only_one
+from mlproject.tensorhub import TensorHubModel
 
 if TYPE_CHECKING:
     from mlproject.tracking.runs import Run
@@ -46,7 +48,7 @@ class Options:
     head: str = "mouse"
     """Track head."""
     track: int = 10
-    """Track of the head, from 0, whose signal is read at the annotated sites."""
+    """Track whose signal is read at the annotated sites: its index in the table of the head, or else its position."""
     window: int = 0
     """Sequence of a window in bp, a multiple of 128. 0: the fine-tuned model's own, else 25,600."""
     samples: float = 8
@@ -66,7 +68,11 @@ class Options:
 
 
 _WINDOW = 25_600
-_NOT_OF_THE_NUMBERS = ("data", "weights", "weights_dir", "download", "output", "work_dir", "experiment")
+# What the numbers depend on by more than their words, or not at all.
+_NOT_OF_THE_NUMBERS = (
+    *("data", "weights", "weights_dir", "download", "preset", "window", "track"),
+    *("output", "work_dir", "experiment"),
+)
 _COLUMNS = ["index", "name", "group", "fold", "offset", "activity", "predicted", "peaksum", "peak"]
 
 
@@ -79,15 +85,15 @@ def check(options: Options) -> None:
     if options.batch_size < 1:
         raise InputError(f"--batch_size: found {options.batch_size}; it must be 1 or more")
     if options.track < 0:
-        raise InputError(f"--track: found {options.track}; tracks are counted from 0")
+        raise InputError(f"--track: found {options.track}; it cannot be negative")
     if options.window % BIN_SIZE_BP or options.window < 0:
         raise InputError(f"--window: found {options.window}; it must be a multiple of {BIN_SIZE_BP} bp")
     weights.check(options.weights, options.weights_dir, options.download)
-    if not Path(options.output).name or any(path.is_dir() for path in _outputs(options)):
+    if not Path(options.output).name or any(map(os.path.isdir, _outputs(options))):
         raise InputError(f"--output: found {options.output!r}; expected the name of a file to write")
     _windows(options, options.window or BIN_SIZE_BP)  # without one, the model may have its own
     with explained(f"--output {options.output}: cannot be written", (OSError,)):
-        Path(options.output).parent.mkdir(parents=True, exist_ok=True)
+        check_new(Path(options.output))
 
 
 def _outputs(options: Options) -> tuple[Path, Path]:
@@ -99,7 +105,9 @@ def _outputs(options: Options) -> tuple[Path, Path]:
 def run(options: Options, run: "Run") -> int:
     """Predicts what is missing, then writes tables and figures."""
     began = time.perf_counter()
-    word = options.weights if options.weights != "newest" else _newest()
+    word = options.weights
+    if word == "newest":
+        word = weights.newest(("finetune",), "fine-tuned model")
     model = weights.load(
         word,
         weights_dir=options.weights_dir,
@@ -110,8 +118,9 @@ def run(options: Options, run: "Run") -> int:
         target_length=None,
     )
     windows = _windows(options, _window(options, model))
-    predict = WindowPredictor(model, options.head, options.track, options.batch_size)
-    work = _work(options, windows, model)
+    track = _track(options, model)
+    predict = WindowPredictor(model, options.head, track, options.batch_size)
+    work = _work(options, windows, model, track)
     folder = options.work_dir / "predict_constructs"
     with only_one(folder / f"{work}.lock"):
         unfinished = folder / f"{work}.jsonl"
@@ -138,24 +147,6 @@ def _windows(options: Options, window: int) -> ConstructWindows:
     )
 
 
-def _newest() -> str:
-    """The address of the last fine-tuned model of the store; `random` where there is none, and a line that says so."""
-    from mlproject.tracking.runs import read_runs
-
-    runs = read_runs(finished=True)
-    children = runs[runs["tags.fold"].notna()] if "tags.fold" in runs else runs.head(0)
-    if children.empty:
-        print(
-            "This store has no fine-tuned model: an untrained one (weights=random) predicts, and its numbers mean "
-            "nothing. `mlflow run . -e finetune` makes one.",
-            flush=True,
-        )
-        return "random"
-    newest = children.iloc[0]
-    print(f"weights: {newest['name']} of {newest['start_time']:%Y-%m-%d %H:%M} UTC", flush=True)
-    return f"runs:/{newest['run_id']}"
-
-
 def _window(options: Options, model: Model) -> int:
     """The length of a window, which a fine-tuned model has its own of."""
     if not isinstance(model, ActivityModel):
@@ -166,12 +157,28 @@ def _window(options: Options, model: Model) -> int:
     return own
 
 
-def _work(options: Options, windows: ConstructWindows, model: Model) -> str:
+def _track(options: Options, model: Model) -> int:
+    """The position in the head of the track of this index."""
+    rows = None if isinstance(model, TensorHubModel) else model.tracks.get(options.head)
+    if not rows:
+        return options.track
+    tracks = head_tracks.of_rows(rows)
+    found = [track.position for track in tracks if track.index == options.track]
+    if not found:
+        low, high = head_tracks.ends(tracks)
+        raise InputError(
+            f"--track: found {options.track}; head {options.head} has the indices {low} to {high}"
+        )
+    return found[0]
+
+
+def _work(options: Options, windows: ConstructWindows, model: Model, track: int) -> str:
     """A hash of all that the numbers depend on: an unfinished prediction is found again by it."""
     chosen = {
         name: value for name, value in dataclasses.asdict(options).items() if name not in _NOT_OF_THE_NUMBERS
     }
     chosen["constructs"] = windows.digest
+    chosen["window"], chosen["track"] = windows.window, track
     chosen["model"] = inference.digest(model)
     chosen["version"] = __version__
     return fingerprint(chosen)

@@ -209,6 +209,26 @@ def test_a_prediction_of_something_else_does_not_go_on(folder, places, predictor
     assert len(predictor.calls) == 12 and "predicted before" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("changes", [{"preset": "full"}, {"window": 2048}, {"output": "other.tsv"}])
+def test_what_changes_no_number_goes_on(folder, places, predictor, capsys, changes):
+    stopped_after_five(places, predictor, capsys)
+    assert predict(places, weights=places / "activity", **changes) == 0
+    assert "5 constructs were predicted before; 7 to go" in capsys.readouterr().out
+
+
+def test_a_track_is_named_by_the_index_of_its_table(folder, places, predictor, capsys):
+    model = toy_model(target_length=None)
+    model.tracks["mouse"] = [{"index": "7", "identifier": "a"}, {"index": "5", "identifier": "b"}]
+    checkpoints.save("indexed", model)
+    how = {"weights": "indexed", "window": 2048}
+    assert predict(places, track=5, output="index.tsv", **how) == 0
+    assert predict(places, weights=places / "trunk", window=2048, track=1, output="position.tsv") == 0
+    assert Path("index.tsv").read_bytes() == Path("position.tsv").read_bytes()
+    assert predict(places, track=5, output="index.tsv", **how) == 0  # once more, over the file that is there
+    assert predict(places, track=1, **how) == 2
+    assert "--track: found 1; head mouse has the indices 5 to 7" in capsys.readouterr().err
+
+
 @dataclass(frozen=True)
 class Options:
     experiment: str = "finetune"
@@ -292,7 +312,7 @@ def test_a_disk_that_fills_up_is_one_line_and_loses_no_prediction(
     ("options", "says"),
     [
         ({"batch_size": 0}, "--batch_size: found 0; it must be 1 or more"),
-        ({"track": -1}, "--track: found -1; tracks are counted from 0"),
+        ({"track": -1}, "--track: found -1; it cannot be negative"),
         ({"window": 1000}, "--window: found 1000; it must be a multiple of 128 bp"),
         ({"window": -128}, "--window: found -128; it must be a multiple of 128 bp"),
         ({"window": 2432}, "construct c0: a window of 2432 bp does not fit on its 2304 bp"),
@@ -301,6 +321,7 @@ def test_a_disk_that_fills_up_is_one_line_and_loses_no_prediction(
         ({"data": "nowhere"}, "constructs nowhere: cannot be read"),
         ({"output": ""}, "--output: found ''; expected the name of a file to write"),
         ({"output": "."}, "--output: found '.'; expected the name of a file to write"),
+        ({"output": "x" * 300}, "xxx: cannot be written (File name too long)."),
         ({"output": "{places}/trunk"}, "trunk'; expected the name of a file to write"),
         ({"output": "{places}/constructs.tsv/table"}, "constructs.tsv/table: cannot be written ("),
     ],
