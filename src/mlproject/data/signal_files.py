@@ -44,8 +44,8 @@ def cost(bins: int, tracks: int, arrays: int, formats: Sequence[str]) -> str:
     of_formats = size(formats, bins, tracks, arrays)
     files = tracks * arrays * len({"bigwig", "bedgraph"} & set(formats))
     return (
-        f"{tracks:,} tracks x {bins:,} bins: up to {(2 * one + of_formats) / 1e9:.1f} GB on disk while they are "
-        f"written, {of_formats / 1e9:.1f} GB and {files:,} files of single tracks in the end; --tracks chooses fewer"
+        f"{tracks:,} tracks x {bins:,} bins: up to {size_text(2 * one + of_formats)} on disk while they are written, "
+        f"{size_text(of_formats)} and {files:,} files of single tracks in the end; --tracks chooses fewer"
     )
 
 

@@ -199,7 +199,7 @@ def test_many_tracks_are_said_to_cost_and_a_long_table_stays_on_disk(
     monkeypatch.setattr(command, "_MOST_ROWS", 2)
     assert predict(places, regions="c10:500-600") == 0
     printed = capsys.readouterr().out
-    assert "3 tracks x 11 bins: up to 0.0 GB on disk" in printed
+    assert "3 tracks x 11 bins: up to 0.05 MB on disk" in printed
     assert "work/predicted/regions.tsv: has too many rows for the run" in printed
     store = Store(folder, "predict")
     assert "regions.json" not in store.artifacts(store.parents[-1])

@@ -184,4 +184,4 @@ def test_files_take_no_more_than_their_size(tmp_path, long_track):
 
 def test_the_cost_of_many_tracks_is_said():
     line = signal_files.cost(1_000_000, 5313, 2, ["npz", "bigwig"])
-    assert "191.4 GB on disk while they are written" in line and "106.3 GB and 10,626 files" in line
+    assert "191.36 GB on disk while they are written" in line and "106.35 GB and 10,626 files" in line
