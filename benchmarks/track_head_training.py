@@ -56,6 +56,7 @@ def measure(case: dict[str, Any]) -> dict[str, float]:
     from enformer_core.heads import TrackHeadConfig
     from enformer_core.track_model import TrackModel
     from mlproject import weights
+    from mlproject.embeddings import trunk_embeddings
     from mlproject.head_training import HeadTrainer, StoredWindows, loss_function
     from mlproject.training import Schedule, fit
 
@@ -65,7 +66,8 @@ def measure(case: dict[str, Any]) -> dict[str, float]:
         model = TrackModel(weights.untrained("quarter", LENGTH, 0), TrackHeadConfig(TRACKS), "human")
         stored = None
         if case["cache"]:
-            stored = StoredWindows(folder / "stored", dataset, ["train"], 2 * 384, both_strands=False)
+            kept = trunk_embeddings(folder, model.enformer)
+            stored = StoredWindows(kept, folder / "targets", dataset, ["train"], both_strands=False)
         trainer = HeadTrainer(
             model,
             dataset,

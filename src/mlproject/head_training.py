@@ -1,12 +1,14 @@
 """A track head on a trunk that stays as it is: trained on embeddings that were computed once, or in every step."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
 from enformer_core import checkpoints, initial
 from enformer_core.dna import ONE_HOT
@@ -15,19 +17,21 @@ from enformer_core.saved_model import Predictor
 from enformer_core.track_model import TrackModel
 from mlproject import compilation
 from mlproject.data.batches import (
+    codes_of_other_strand,
     evaluation_batches,
-    other_strand,
+    target_of_other_strand,
     training_batches,
     training_rows,
     windows_in_order,
 )
+from mlproject.data.files import explained, write_whole
 from mlproject.data.records import Example, TrackDataset
 from mlproject.data.targets import strand_order
-from mlproject.embeddings import EmbeddingCache
+from mlproject.embeddings import EmbeddingCache, at_once, sequence_key
 from mlproject.evaluation import Evaluation, evaluate, filled
 from mlproject.training import Adam, Batch, make_step
 
-_EMBEDDED_BP = 65_536  # of windows whose embeddings are computed at once
+_PATIENCE = 2.0  # seconds without a bar
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -42,26 +46,38 @@ def loss_function(name: str, total_weight: float) -> Loss:
 class StoredWindows:
     """Embeddings and targets of a dataset's windows on disk, to be read in any order.
 
+    Embeddings are kept by the letters of the window: the other strand is another sequence, and another dataset may
+    have the same. Targets are kept by the window's place in the dataset.
+
+    FOLDER/SUBSET.sequences    sha256 of the rest, then a line for each window: its names on either strand
+
     Args:
-        folder: of this trunk and dataset alone.
+        embeddings: of the trunk.
+        folder: for the targets of this dataset alone.
         dataset: its windows.
         subsets: which of them are needed.
-        channels: of an embedding.
         both_strands: whether the training windows are kept on the other strand too.
     """
 
     def __init__(
-        self, folder: Path, dataset: TrackDataset, subsets: Sequence[str], channels: int, both_strands: bool
+        self,
+        embeddings: EmbeddingCache,
+        folder: Path,
+        dataset: TrackDataset,
+        subsets: Sequence[str],
+        both_strands: bool,
     ):
         bins, tracks = dataset.head_bins(), dataset.statistics.num_targets
         # stored targets of 128 bp are float16; of smaller bins, sums are made
         kind = np.float16 if bins == dataset.statistics.target_length else np.float32
-        self._embeddings = EmbeddingCache(folder / "embeddings", bins, channels)
-        self._targets = EmbeddingCache(folder / "targets", bins, tracks, kind, "targets")
+        self._embeddings = embeddings
+        self._targets = EmbeddingCache(folder, bins, tracks, kind, "targets")
         self._dataset = dataset
+        self._swap = strand_order(dataset.targets)
         self._strands = {
             subset: (False, True) if both_strands and subset == "train" else (False,) for subset in subsets
         }
+        self._names: dict[str, list[list[str]]] = {}
 
     def fill(self, embed: Callable[[np.ndarray], np.ndarray], *, batch_size: int) -> int:
         """Computes what is not there yet; returns how many embeddings that were.
@@ -70,45 +86,89 @@ class StoredWindows:
             embed: base codes `[n, L]` uint8 to `[n, bins, channels]`.
             batch_size: the most windows of a call of it.
         """
-        keys = [
-            self._key(subset, row, flipped)
+        places = [f"{subset}-{row}" for subset in self._strands for row in range(self._dataset.count(subset))]
+        read_target = _reader(example.target for example in self._in_order())
+        self._targets.fill(places, lambda at: np.stack(read_target(at)), batch_size=batch_size)
+        names = [
+            of_window[flipped]
             for subset, strands in self._strands.items()
-            for row in range(self._dataset.count(subset))
+            for of_window in self._named(subset)
             for flipped in strands
         ]
-        read = self._reader()
-        self._targets.fill(keys, lambda at: np.stack([e.target for e in read(at)]), batch_size=batch_size)
-        read = self._reader()
-        return self._embeddings.fill(
-            keys, lambda at: embed(np.stack([e.sequence for e in read(at)])), batch_size=batch_size
-        )
+        read_codes = _reader(self._codes_in_order())
+        return self._embeddings.fill(names, lambda at: embed(np.stack(read_codes(at))), batch_size=batch_size)
 
     def read(self, subset: str, rows: Sequence[int], flipped: Sequence[bool]) -> Batch:
         """The batch of these windows: `embedding` `[B, bins, C]` and `target` `[B, bins, tracks]`, float32."""
-        keys = [self._key(subset, row, strand) for row, strand in zip(rows, flipped, strict=True)]
+        names, strands = self._named(subset), list(zip(rows, flipped, strict=True))
+        embedding = self._embeddings.read([names[row][strand] for row, strand in strands])
+        target = self._targets.read([f"{subset}-{row}" for row in rows])
+        for position, (_, strand) in enumerate(strands):
+            if strand:
+                target[position] = target_of_other_strand(target[position], self._swap)
         # widened here: XLA would multiply in float16, and TensorFlow's first cast of one prints a warning
-        embedding, target = (kept.read(keys).astype(np.float32) for kept in (self._embeddings, self._targets))
-        return {"embedding": tf.constant(embedding), "target": tf.constant(target)}
+        return {
+            "embedding": tf.constant(embedding.astype(np.float32)),
+            "target": tf.constant(target.astype(np.float32)),
+        }
 
-    def _key(self, subset: str, row: int, flipped: bool) -> str:
-        return f"{subset}-{row}{'-' if flipped else '+'}"
-
-    def _reader(self) -> Callable[[list[int]], list[Example]]:
-        """What gives the windows at these positions of `fill`'s keys, which only grow from call to call."""
-        every = enumerate(self._in_order())
-
-        def read(positions: list[int]) -> list[Example]:
-            wanted = iter(positions)
-            return [next(example for at, example in every if at == position) for position in wanted]
-
-        return read
+    def _named(self, subset: str) -> list[list[str]]:
+        """The names of each window of a subset on its strand and on the other; read through once, then kept."""
+        if subset not in self._names:
+            path = self._targets.folder / f"{subset}.sequences"
+            if (names := _read_names(path, self._dataset.count(subset))) is None:
+                windows = tqdm(
+                    windows_in_order(self._dataset, subset),
+                    f"names of {subset} windows",
+                    self._dataset.count(subset),
+                    disable=None,
+                    leave=False,
+                    delay=_PATIENCE,
+                )
+                names = [
+                    [sequence_key(codes), sequence_key(codes_of_other_strand(codes))] for codes, _ in windows
+                ]
+                _write_names(path, names)
+            self._names[subset] = names
+        return self._names[subset]
 
     def _in_order(self) -> Iterator[Example]:
-        swap = strand_order(self._dataset.targets)
+        for subset in self._strands:
+            yield from windows_in_order(self._dataset, subset)
+
+    def _codes_in_order(self) -> Iterator[np.ndarray]:
         for subset, strands in self._strands.items():
-            for example in windows_in_order(self._dataset, subset):
+            for codes, _ in windows_in_order(self._dataset, subset):
                 for flipped in strands:
-                    yield other_strand(example, swap) if flipped else example
+                    yield codes_of_other_strand(codes) if flipped else codes
+
+
+def _reader(values: Iterable[np.ndarray]) -> Callable[[list[int]], list[np.ndarray]]:
+    """What gives the values at these positions, which only grow from call to call."""
+    every = enumerate(values)
+
+    def read(positions: list[int]) -> list[np.ndarray]:
+        return [next(value for at, value in every if at == position) for position in positions]
+
+    return read
+
+
+def _write_names(path: Path, names: list[list[str]]) -> None:
+    lines = "".join(f"{' '.join(of_window)}\n" for of_window in names)
+    with explained(f"{path}: cannot be written; free some room, choose another work_dir, or cache=off"):
+        write_whole(path, f"{hashlib.sha256(lines.encode()).hexdigest()}\n{lines}")
+
+
+def _read_names(path: Path, count: int) -> list[list[str]] | None:
+    """What `_write_names` wrote; None where there is no such file, or it is damaged."""
+    with explained(f"{path}: cannot be read", (OSError,)):
+        if not path.exists():
+            return None
+        sha256, _, lines = path.read_bytes().partition(b"\n")
+    if sha256.decode(errors="replace") != hashlib.sha256(lines).hexdigest():
+        return None
+    names = [line.split() for line in lines.decode().splitlines()]
+    return names if len(names) == count else None
 
 
 class HeadTrainer:
@@ -142,8 +202,7 @@ class HeadTrainer:
         self.optimizer = Adam(model.head.trainable_variables)
         self._loss_function = loss
         self._batch_size = batch_size
-        # By the length alone: the last digits of an embedding depend on it, and what is kept serves every batch_size.
-        self._embedded_at_once = max(1, _EMBEDDED_BP // dataset.statistics.seq_length)
+        self._embedded_at_once = at_once(dataset.statistics.seq_length)
         self._embedded = False
         self._reverse_complement = reverse_complement
         self._stored = stored

@@ -16,7 +16,7 @@ from enformer_core.losses import squared_error
 from enformer_core.saved_model import Predictor
 from mlproject import compilation
 from mlproject.data.construct_windows import ConstructWindows, Fold, shuffled_batches
-from mlproject.embeddings import EmbeddingCache
+from mlproject.embeddings import EmbeddingCache, at_once
 from mlproject.resuming import StepCheckpoints, fit_keeping_best
 from mlproject.training import Adam, Batch, Schedule, TrainResult, make_step
 
@@ -103,12 +103,16 @@ class Tuner:
         if self.embeddings.missing(keys):
             with compilation.compiling():
                 self.embed([0])
-        return self.embeddings.fill(keys, self.embed, batch_size=self._batch_size)
+        return self.embeddings.fill(keys, self.embed, batch_size=at_once(self.windows.window))
 
     def embed(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """What a trunk that does not move says of at most a batch of windows: `[n, bins, channels]` float32."""
-        sequences = self.windows.sequences(self._filled(np.asarray(rows)))
-        return self._embed(tf.constant(sequences)).numpy()[: len(rows)]
+        """What a trunk that does not move says of windows: `[n, bins, channels]` float32."""
+        found, size = [], at_once(self.windows.window)
+        for start in range(0, len(rows), size):
+            chosen = np.asarray(rows[start : start + size])
+            sequences = self.windows.sequences(_filled(chosen, size))
+            found.append(self._embed(tf.constant(sequences)).numpy()[: len(chosen)])
+        return np.concatenate(found)
 
     def batches(self, rows: np.ndarray, seed: int, start: int) -> Iterator[Batch]:
         """Endless training batches of these rows, already at step `start`."""
@@ -126,7 +130,9 @@ class Tuner:
         found = []
         for start in range(0, len(rows), self._batch_size):
             chosen = rows[start : start + self._batch_size]
-            found.append(self._answer(self._inputs(self._filled(chosen))).numpy()[: len(chosen), 0])
+            found.append(
+                self._answer(self._inputs(_filled(chosen, self._batch_size))).numpy()[: len(chosen), 0]
+            )
         return np.concatenate(found)
 
     def finish(self) -> None:
@@ -177,9 +183,10 @@ class Tuner:
             return {"embedding": tf.constant(stored.astype(np.float32))}
         return {"sequence": tf.constant(self.windows.sequences(rows))}
 
-    def _filled(self, rows: np.ndarray) -> np.ndarray:
-        """Rows, the first one again up to the size of a batch: XLA compiles for each size."""
-        return np.concatenate([rows, np.repeat(rows[:1], self._batch_size - len(rows))])
+
+def _filled(rows: np.ndarray, size: int) -> np.ndarray:
+    """Rows, the first one again up to `size` of them: XLA compiles for each size."""
+    return np.concatenate([rows, np.repeat(rows[:1], size - len(rows))])
 
 
 def _moving(enformer: Enformer, blocks: int | None) -> list[tf.Variable]:

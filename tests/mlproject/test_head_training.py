@@ -2,6 +2,8 @@
 
 import functools
 import itertools
+import shutil
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,10 +14,12 @@ from enformer_core import checkpoints
 from enformer_core.heads import TRACK_HEADS, TrackHeadConfig
 from enformer_core.losses import poisson, poisson_multinomial
 from enformer_core.track_model import TrackModel
-from mlproject import embeddings
+from mlproject import embeddings, head_training
 from mlproject.data.batches import other_strand, training_batches, windows_in_order
-from mlproject.data.records import TrackDataset, read_shard
-from mlproject.data.targets import strand_order
+from mlproject.data.published_h5 import unnamed_targets
+from mlproject.data.records import Example, TrackDataset, open_dataset, read_shard, write_shard
+from mlproject.data.targets import strand_order, write_targets
+from mlproject.embeddings import EmbeddingCache, sequence_key, trunk_embeddings
 from mlproject.head_training import HeadTrainer, StoredWindows, loss_function
 from toys import TRACK_WINDOWS as COUNTS
 from toys import toy_model, toy_tracks
@@ -33,8 +37,8 @@ def make(dataset, folder, *, cache, both=False, head=None, loss="poisson", total
     enformer = toy_model(seed=1)
     stored = None
     if cache:
-        channels = 2 * enformer.config.channels
-        stored = StoredWindows(folder / "embeddings", dataset, list(COUNTS), channels, both)
+        kept = trunk_embeddings(folder, enformer)
+        stored = StoredWindows(kept, folder / "targets" / dataset.state[:8], dataset, list(COUNTS), both)
     model = TrackModel(enformer, TrackHeadConfig(3, **(head or {})), "lab")
     trainer = HeadTrainer(
         model,
@@ -164,7 +168,8 @@ def test_a_second_trainer_computes_nothing_and_another_strand_only_its_own(toys,
     toy.trainer.reset(0)
     np.testing.assert_array_equal(again.trainer.evaluate("valid").r2, toy.trainer.evaluate("valid").r2)
     assert np.isfinite(before.r2).all()
-    windows = StoredWindows(toy.folder / "embeddings", dataset, ["train", "valid"], 96, True)
+    kept = trunk_embeddings(toy.folder, toy_model(seed=1))
+    windows = StoredWindows(kept, toy.folder / "anew", dataset, ["train", "valid"], True)
     swap, asked = strand_order(dataset.targets), []
 
     def embed(codes):
@@ -193,7 +198,8 @@ def test_windows_that_were_left_by_a_kill_are_made_up_for(dataset, tmp_path, mon
         return np.repeat(codes[:, :14, np.newaxis], 96, 2).astype(np.float32)
 
     def stored():
-        return StoredWindows(tmp_path, dataset, ["train", "valid"], 96, True)
+        kept = EmbeddingCache(tmp_path / "trunk", 14, 96)
+        return StoredWindows(kept, tmp_path / "targets", dataset, ["train", "valid"], True)
 
     with pytest.raises(KeyboardInterrupt):
         stored().fill(embed, batch_size=2)
@@ -208,10 +214,108 @@ def test_windows_that_were_left_by_a_kill_are_made_up_for(dataset, tmp_path, mon
         np.testing.assert_array_equal(found["target"], [e.target.astype(np.float32) for e in expected])
 
 
+class Counting:
+    """Stands in for a trunk: the first codes of a window, and how many windows it was asked for."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def __call__(self, codes):
+        self.asked += len(codes)
+        return np.repeat(codes[:, :14, np.newaxis], 4, 2).astype(np.float32)
+
+
+def stored_in(folder, dataset, both=False):
+    """As the command keeps them."""
+    kept = EmbeddingCache(folder / "trunk", 14, 4)
+    return StoredWindows(kept, folder / "targets" / dataset.state[:16], dataset, list(COUNTS), both)
+
+
+def test_other_tracks_over_the_same_windows_share_their_embeddings(dataset, tmp_path):
+    """Another targets.txt, another bigWig, other splits: what the trunk says is the same."""
+    trunk = Counting()
+    stored_in(tmp_path, dataset, both=True).fill(trunk, batch_size=4)
+    assert trunk.asked == 2 * 7 + 5 + 3
+    shutil.copytree(dataset.folder, tmp_path / "other")
+    path = tmp_path / "other" / "lab"
+    windows = {subset: list(windows_in_order(dataset, subset)) for subset in COUNTS}
+    for subset, taken in (("train", "valid"), ("valid", "train"), ("test", "test")):
+        doubled = [Example(w.sequence, np.tile(w.target, 2)) for w in windows[taken]]
+        write_shard(path / "tfrecords" / f"{subset}-0.tfr", doubled)
+    counts = {"train_seqs": 5, "valid_seqs": 7, "test_seqs": 3}
+    replace(dataset.statistics, num_targets=6, **counts).write(path / "statistics.json")
+    write_targets(path / "targets.txt", unnamed_targets(6))
+    other = stored_in(tmp_path, open_dataset(tmp_path / "other", "lab"))
+    assert other.fill(trunk, batch_size=4) == 0 and trunk.asked == 22
+    found = other.read("train", [2, 0], [False, False])
+    np.testing.assert_array_equal(found["target"], [np.tile(windows["valid"][n].target, 2) for n in (2, 0)])
+    np.testing.assert_array_equal(
+        found["embedding"][:, :, 0], [windows["valid"][n].sequence[:14] for n in (2, 0)]
+    )
+
+
+def test_a_replaced_shard_of_the_same_size_is_seen(tmp_path):
+    """Without a manifest, whose sha256 would tell: the file's time of change does."""
+    trunk = Counting()
+    folder = tmp_path / "data"
+    dataset = toy_tracks(folder)
+    stored_in(tmp_path, dataset).fill(trunk, batch_size=4)
+    (shard,) = dataset.shards("valid")
+    size, windows = shard.stat().st_size, list(windows_in_order(dataset, "valid"))
+    for order in itertools.islice(itertools.permutations(range(5)), 1, None):
+        swapped = [windows[row] for row in order]
+        write_shard(shard, swapped)
+        if shard.stat().st_size == size:
+            break
+    assert shard.stat().st_size == size
+    again = open_dataset(folder, "lab")
+    assert again.state != dataset.state and again.digest == dataset.digest
+    stored = stored_in(tmp_path, again)
+    stored.fill(trunk, batch_size=4)
+    found = stored.read("valid", range(5), [False] * 5)
+    np.testing.assert_array_equal(found["target"], [w.target.astype(np.float32) for w in swapped])
+    np.testing.assert_array_equal(found["embedding"][:, :, 0], [w.sequence[:14] for w in swapped])
+
+
+def test_windows_are_read_and_named_once(dataset, tmp_path, monkeypatch):
+    """Not for every batch, nor by the next process."""
+    named, read = [], []
+
+    def naming(codes):
+        named.append(codes)
+        return sequence_key(codes)
+
+    def reading(dataset, subset):
+        read.append(subset)
+        return windows_in_order(dataset, subset)
+
+    monkeypatch.setattr(head_training, "sequence_key", naming)
+    monkeypatch.setattr(head_training, "windows_in_order", reading)
+    stored = stored_in(tmp_path, dataset, both=True)
+    stored.fill(Counting(), batch_size=4)
+    assert len(named) == 2 * (7 + 5 + 3)
+    named.clear()
+    for _ in range(3):
+        stored.read("train", [0, 6, 6], [True, False, True])
+    assert not named
+    read.clear()
+    again = stored_in(tmp_path, dataset, both=True)
+    assert again.fill(Counting(), batch_size=4) == 0
+    np.testing.assert_array_equal(
+        again.read("test", [1], [False])["embedding"], stored.read("test", [1], [False])["embedding"]
+    )
+    assert not named and not read
+    path = tmp_path / "targets" / dataset.state[:16] / "valid.sequences"
+    path.write_bytes(path.read_bytes()[:-40])
+    assert stored_in(tmp_path, dataset).fill(Counting(), batch_size=4) == 0
+    assert len(named) == 2 * 5 and set(read) == {"valid"}
+
+
 def test_pooled_targets_are_kept_as_float32(tmp_path):
     """Sums of bins are not rounded to float16."""
     dataset = toy_tracks(tmp_path / "data", pool_width=32)
-    windows = StoredWindows(tmp_path / "kept", dataset, ["valid"], 1, False)
+    kept = EmbeddingCache(tmp_path / "trunk", 14, 1)
+    windows = StoredWindows(kept, tmp_path / "targets", dataset, ["valid"], False)
     windows.fill(lambda codes: np.zeros([len(codes), 14, 1]), batch_size=4)
     found = windows.read("valid", range(5), [False] * 5)["target"].numpy()
     examples = read_shard(dataset.shards("valid")[0], dataset.statistics)

@@ -204,8 +204,21 @@ def test_embeddings_are_those_of_the_trunk(tuners, tmp_path):
     found = stored.embeddings.read(stored.windows.keys(ROWS))
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-4)
     np.testing.assert_allclose(stored.embed(ROWS[:1]), expected[:1], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(stored.embed(ROWS)[:1], stored.embed(ROWS[:1]))
+    kept = stored.embeddings
     stored.embeddings = EmbeddingCache(tmp_path, 16, 96)
     assert stored.fill_embeddings() == 12
+    stored.embeddings = kept
+
+
+@pytest.mark.slow
+def test_embeddings_are_the_same_at_every_batch_size(tuners, tmp_path):
+    """They are kept for all of them; the last digits depend on how many windows are computed at once."""
+    one = toy_tuner(moving_blocks=0, batch_size=1, embeddings=EmbeddingCache(tmp_path, 16, 96))
+    one.fill_embeddings()
+    keys = one.windows.keys(range(len(one.windows)))
+    found, expected = one.embeddings.read(keys), tuners("stored").embeddings.read(keys)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_adapters_of_the_whole_trunk_are_in_every_block():

@@ -20,7 +20,7 @@ from mlproject import __version__, baselines, reporting, weights
 from mlproject.data.construct_windows import ConstructWindows, Fold, plan_folds
 from mlproject.data.demo_constructs import open_constructs
 from mlproject.data.similarity import recorded_leaks
-from mlproject.embeddings import EmbeddingCache
+from mlproject.embeddings import trunk_embeddings
 from mlproject.errors import InputError, OutOfMemory, Stopped, one_line
 from mlproject.evaluation import compare_predictors, construct_table, pearson_and_spearman
 from mlproject.resuming import StepCheckpoints, fingerprint, only_one
@@ -300,18 +300,7 @@ def _tuner(options: Options, enformer: Enformer, windows: ConstructWindows) -> T
     blocks = _moving_blocks(options)
     embeddings = None
     if blocks == 0 and options.cache == "on":
-        trunk = fingerprint(
-            {
-                "weights": checkpoints.digest(enformer.trunk_variables),
-                "config": dataclasses.asdict(enformer.config),
-                "version": __version__,
-            }
-        )
-        embeddings = EmbeddingCache(
-            options.work_dir / "embeddings" / trunk,
-            options.window // BIN_SIZE_BP,
-            2 * enformer.config.channels,
-        )
+        embeddings = trunk_embeddings(options.work_dir, enformer)
     try:
         tuner = Tuner(
             enformer,

@@ -13,15 +13,15 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from enformer_core import checkpoints
 from enformer_core.enformer import BIN_SIZE_BP, Enformer
 from enformer_core.heads import TRACK_HEADS, TrackHeadConfig
 from enformer_core.track_model import TrackModel
-from mlproject import __version__, baselines, reporting, weights
+from mlproject import baselines, reporting, weights
 from mlproject.data.demo import demo_dataset
 from mlproject.data.published_h5 import import_h5, is_prefix
 from mlproject.data.records import TrackDataset, open_dataset, verify
 from mlproject.data.targets import as_rows
+from mlproject.embeddings import trunk_embeddings, trunk_key
 from mlproject.errors import InputError, OutOfMemory, Stopped, one_line
 from mlproject.evaluation import mean_over_tracks
 from mlproject.head_training import HeadTrainer, StoredWindows, loss_function
@@ -165,18 +165,12 @@ def run(options: Options, run: "Run") -> int:
     tf.config.experimental.enable_op_determinism()
     dataset = _open(options)
     enformer = _trunk(options, dataset)
-    trunk = fingerprint(
-        {
-            "weights": checkpoints.digest(enformer.trunk_variables),
-            "config": {**dataclasses.asdict(enformer.config), "heads": {}},
-            "version": __version__,
-        }
-    )
+    trunk = trunk_key(enformer)
     study = _study(options, dataset, trunk)
     run.rename(f"train_head {study[:8]}")
     with only_one(options.work_dir / "train_head" / f"{study}.lock"):
         run.take_over({"grid": study})
-        outcomes = _train_seeds(options, run, dataset, enformer, trunk, study)
+        outcomes = _train_seeds(options, run, dataset, enformer, study)
     _report(options, run, study, outcomes)
     run.summarize({"seconds/total": time.perf_counter() - began})
     return 1 if any(outcome.failure for outcome in outcomes) else 0
@@ -269,7 +263,7 @@ class _Outcome:
 
 
 def _train_seeds(
-    options: Options, run: "Run", dataset: TrackDataset, enformer: Enformer, trunk: str, study: str
+    options: Options, run: "Run", dataset: TrackDataset, enformer: Enformer, study: str
 ) -> list[_Outcome]:
     outcomes = []
     trainer: HeadTrainer | None = None  # made for the first seed that is not done, then used for all
@@ -283,7 +277,7 @@ def _train_seeds(
                 # With the run in its name: a run that is new has no history that a checkpoint could continue.
                 folder = options.work_dir / "train_head" / study / f"{seed}-{child.id}"
                 if not child.done:
-                    trainer = trainer or _trainer(options, dataset, enformer, trunk)
+                    trainer = trainer or _trainer(options, dataset, enformer)
                     _train_child(options, child, trainer, seed, folder, label)
                 outcome.metrics = child.metrics()
                 outcome.tracks = child.table(f"tracks_{dataset.organism}")
@@ -330,14 +324,14 @@ def _params(options: Options, seed: int) -> dict[str, Any]:
     return {"seed": seed, **{name: getattr(options, name) for name in _SHARED_PARAMS}, **sizes}
 
 
-def _trainer(options: Options, dataset: TrackDataset, enformer: Enformer, trunk: str) -> HeadTrainer:
+def _trainer(options: Options, dataset: TrackDataset, enformer: Enformer) -> HeadTrainer:
     stored = None
     if options.cache == "on":
         stored = StoredWindows(
-            options.work_dir / "embeddings" / f"{trunk}-{dataset.digest[:16]}",
+            trunk_embeddings(options.work_dir, enformer),
+            options.work_dir / "targets" / dataset.state[:16],
             dataset,
             list(dict.fromkeys(["train", "valid", options.eval_split])),
-            2 * enformer.config.channels,
             options.reverse_complement,
         )
     model = TrackModel(enformer, _head(options, dataset.statistics.num_targets), dataset.organism)

@@ -149,7 +149,8 @@ def test_a_study_leaves_what_the_docs_promise(studies, data):
         means.append(metrics["pearson/mean"])
     assert parent.data.metrics["pearson/mean"] == pytest.approx(np.mean(means))
     assert f"mean      {np.mean(means):.4f} ± {np.std(means, ddof=1):.4f}" in output
-    assert "15 of 15" not in output and "22 of 22 windows to compute" in output  # seven on both strands
+    assert "targets: 15 of 15 windows to compute" in output
+    assert "embeddings: 22 of 22 windows to compute" in output  # seven on both strands
     assert "viewStateShareKey" in output and "The trunk has random weights" in output
     assert not list(studies.folder.glob("work/train_head/*"))
 
@@ -205,7 +206,7 @@ def test_the_trunk_of_a_checkpoint_is_used_as_it_is(studies):
             {},
         )
         named = json.loads((store.fetch(child, "head") / "config.json").read_text())["trunk"]
-        assert named == {"weights": child.data.params["weights"], "digest": expected}
+        assert named == {"weights": child.data.params["weights"], "digest": checkpoints.trunk_digest(trunk)}
         assert "random weights" not in studies.outputs[experiment][0]
 
 
@@ -213,7 +214,7 @@ def test_the_trunk_of_a_checkpoint_is_used_as_it_is(studies):
 def test_without_a_cache_the_numbers_are_the_same_to_rounding(studies):
     (store, kept), (_, streamed) = studies.child("hidden"), studies.child("streamed")
     assert "windows to compute" not in studies.outputs["streamed"][0]
-    assert not (studies.folder / "elsewhere" / "embeddings").exists()
+    assert not any((studies.folder / "elsewhere" / name).exists() for name in ("embeddings", "targets"))
     losses = [[v for _, v in store.series(child, "validation/loss")] for child in (kept, streamed)]
     np.testing.assert_allclose(*losses, rtol=1e-3)
     assert losses[0] != losses[1]
@@ -234,6 +235,8 @@ def test_h5_files_train_as_the_same_windows_in_records(studies):
 
 @pytest.mark.slow
 def test_embeddings_are_shared_between_studies_of_one_trunk(studies):
+    """And between datasets of the same windows: the h5 files have those of the records."""
+    assert "embeddings:" not in studies.outputs["h5"][0] and "targets: 15 of 15" in studies.outputs["h5"][0]
     assert "embeddings: 15 of 15 windows to compute" in studies.outputs["multinomial"][0]
     assert "windows to compute" not in studies.outputs["hidden"][0] + studies.outputs["diverging"][0]
 

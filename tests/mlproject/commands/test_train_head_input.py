@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 from typing import get_args, get_type_hints
 
 import pytest
@@ -16,7 +15,6 @@ from enformer_core.heads import TRACK_HEADS, TrackHeadConfig
 from enformer_core.track_model import TrackModel
 from foreign import save_tensorhub
 from mlproject import __main__ as door
-from mlproject import embeddings
 from mlproject.commands import train_head
 from processes import Store
 from toys import toy_h5, toy_model, toy_tracks
@@ -210,13 +208,15 @@ def test_weights_that_cannot_be_used_are_one_line(words, says, folder, capsys, d
 
 def test_a_disk_that_is_too_small_is_one_line(folder, capsys, data, monkeypatch, in_this_process, places):
     """Said before the first window; every run has ended; without the cache there is room enough."""
-    monkeypatch.setattr(embeddings.shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: (10**9, 0, 10_000))
     words = ["--data", data, "--organism", "lab", "--weights", str(places / "whole")]
     line = refused(words, capsys)
-    assert re.search(r"/embeddings: 0\.04 MB needed for embeddings, 0\.01 MB free; .* cache=off$", line)
+    assert re.search(
+        r"/embeddings/[0-9a-f]{16}: 0\.04 MB needed for embeddings, 0\.01 MB free; .* cache=off$", line
+    )
     store = Store(folder, "train_head")
     assert {run.info.status for run in (*store.parents, *store.children.values())} == {"FAILED"}
-    assert not list(folder.glob("work/embeddings/*/embeddings/*"))
+    assert not list(folder.glob("work/embeddings/*/*.npy"))
     assert not list(folder.glob("work/train_head/*"))
 
 
