@@ -1,13 +1,13 @@
 """Fine-tune a trunk on constructs and their measured activity, fold by fold."""
 
 import dataclasses
+import functools
 import math
 import re
-import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,9 +21,10 @@ from mlproject.data.construct_windows import ConstructWindows, Fold, plan_folds
 from mlproject.data.demo_constructs import open_constructs
 from mlproject.data.similarity import recorded_leaks
 from mlproject.embeddings import trunk_embeddings
-from mlproject.errors import InputError, OutOfMemory, Stopped, one_line
+from mlproject.errors import InputError
 from mlproject.evaluation import compare_predictors, construct_table, pearson_and_spearman
 from mlproject.resuming import StepCheckpoints, fingerprint, only_one
+from mlproject.studies import Outcomes, train_each
 from mlproject.training import Schedule
 from mlproject.tuning import Tuner, train_fold
 
@@ -167,7 +168,7 @@ def run(options: Options, run: "Run") -> int:
         outcomes = _train_folds(options, run, folds, windows, enformer, study)
     _report(options, run, study, outcomes)
     run.summarize({"seconds/total": time.perf_counter() - began})
-    return 1 if any(outcome.failure for outcome in outcomes) else 0
+    return 1 if outcomes.failed else 0
 
 
 # --- what goes in -------------------------------------------------------------------------------------------------
@@ -220,54 +221,43 @@ def _study(options: Options, windows: ConstructWindows, enformer: Enformer) -> s
 # --- training -----------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass
-class _Outcome:
-    """What one child run ended with: its held-out windows and constructs, or a failure."""
+class _Trained(NamedTuple):
+    """What is wanted of a child run that is done: final numbers, held-out windows and constructs."""
 
-    fold: str
-    windows: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
-    constructs: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
-    failure: str = ""
+    metrics: dict[str, float]
+    windows: pd.DataFrame
+    constructs: pd.DataFrame
 
 
 def _train_folds(
     options: Options, run: "Run", folds: list[Fold], windows: ConstructWindows, enformer: Enformer, study: str
-) -> list[_Outcome]:
-    outcomes = []
-    tuner: Tuner | None = None  # made for the first fold that is not done, then used for all
-    for number, fold in enumerate(folds, 1):
-        outcome = _Outcome(fold.name)
-        outcomes.append(outcome)
-        label = f"[{number}/{len(folds)}] fold {fold.name}"
-        key = {"grid": study, "fold": fold.name}
-        try:
-            with run.child(f"fold {fold.name}", key=key, params=_params(options, fold)) as child:
-                # With the run in its name: a run that is new has no history that a checkpoint could continue.
-                folder = options.work_dir / "finetune" / study / f"{fold.name}-{child.id}"
-                if not child.done:
-                    tuner = tuner or _tuner(options, enformer, windows)
-                    _train_child(options, child, tuner, fold, folder, label)
-                metrics = child.metrics()
-                outcome.windows, outcome.constructs = child.table("predictions"), child.table("constructs")
-            shutil.rmtree(folder, ignore_errors=True)
-            state = "was done before" if child.done else f"{metrics['seconds/total']:.1f} s"
-            found = metrics.get("pearson/constructs", math.nan)
-            print(
-                f"{label}: pearson/constructs {found:.4f} of {len(outcome.constructs)} ({state})", flush=True
-            )
-        except Stopped as stopped:
-            raise Stopped(f"{stopped} in fold {fold.name}; the same command goes on from there") from None
-        except tf.errors.ResourceExhaustedError as error:
-            raise OutOfMemory(
-                f"{label}: out of memory with --batch_size {options.batch_size} ({one_line(error)}); choose a smaller "
-                "one, or train less of the trunk (--trainable, --lora_rank); what is trained already is kept"
-            ) from None
-        except InputError:  # what the user can mend would fail the other folds too
-            raise
-        except Exception as error:
-            outcome.failure = one_line(error)
-            print(f"{label}: FAILED: {outcome.failure}", flush=True)
-    return outcomes
+) -> Outcomes[_Trained]:
+    by_name = {fold.name: fold for fold in folds}
+
+    @functools.cache
+    def tuner() -> Tuner:
+        """Made for the first fold that is not done, then used for all."""
+        return _tuner(options, enformer, windows)
+
+    def said(trained: _Trained) -> str:
+        found = trained.metrics.get("pearson/constructs", math.nan)
+        return f"pearson/constructs {found:.4f} of {len(trained.constructs)}"
+
+    return train_each(
+        run,
+        list(by_name),
+        lambda child, name, folder, label: _train_child(
+            options, child, tuner(), by_name[name], folder, label
+        ),
+        lambda child: _Trained(child.metrics(), child.table("predictions"), child.table("constructs")),
+        what="fold",
+        study=study,
+        folder=options.work_dir / "finetune" / study,
+        params=lambda name: _params(options, by_name[name]),
+        said=said,
+        batch_size=options.batch_size,
+        or_less=", or train less of the trunk (--trainable, --lora_rank)",
+    )
 
 
 # Options of a child that are worth a column beside its fold.
@@ -406,12 +396,12 @@ def _keep_figure(run: "Run", constructs: pd.DataFrame, title: str) -> None:
         run.keep(reporting.write_activity_figure(constructs, title, Path(temporary, "activity.png")))
 
 
-def _share(run: "Run", study: str, outcomes: list[_Outcome]) -> str:
+def _share(run: "Run", study: str, folds: list[str]) -> str:
     """How to open a view of the study's folds in the UI."""
     return run.share_comparison(
         study,
         group="fold",
-        colors=reporting.variant_colors([outcome.fold for outcome in outcomes]),
+        colors=reporting.variant_colors(folds),
         metrics=[
             f"{kind}/{name}"
             for name in ("constructs", "windows", *_RIDGES)
@@ -423,16 +413,15 @@ def _share(run: "Run", study: str, outcomes: list[_Outcome]) -> str:
     )
 
 
-def _report(options: Options, run: "Run", study: str, outcomes: list[_Outcome]) -> None:
+def _report(options: Options, run: "Run", study: str, outcomes: Outcomes[_Trained]) -> None:
     """Pools what every fold held out: tables, figure, intervals, and the same in words."""
-    done = [outcome for outcome in outcomes if not outcome.failure]
-    for outcome in outcomes:
-        if outcome.failure:
-            print(f"failed: fold {outcome.fold}: {outcome.failure}")
+    for fold, why in outcomes.failed.items():
+        print(f"failed: fold {fold}: {why}")
+    done = list(outcomes.done.values())
     if not done:
         return
-    table = pd.concat([outcome.windows for outcome in done], ignore_index=True)
-    constructs = pd.concat([outcome.constructs for outcome in done], ignore_index=True)
+    table = pd.concat([trained.windows for trained in done], ignore_index=True)
+    constructs = pd.concat([trained.constructs for trained in done], ignore_index=True)
     comparison = compare_predictors(constructs, list(_PREDICTORS))
     run.keep_table("predictions", table)
     run.keep_table("constructs", constructs)
@@ -457,10 +446,10 @@ def _report(options: Options, run: "Run", study: str, outcomes: list[_Outcome]) 
     )
     print(reporting.comparison_text(comparison.assign(predictor=list(_PREDICTORS.values()))))
     if shared := recorded_leaks(Path(options.data)):
-        held = [outcome.fold for outcome in done]
-        words = ", ".join(f"{share:.0%} of {fold}" for fold, share in shared.items() if fold in held)
+        held = {fold: share for fold, share in shared.items() if fold in outcomes.done}
+        words = ", ".join(f"{share:.0%} of {fold}" for fold, share in held.items())
         print(f"Of a held-out payload's 31-mers, one payload of another fold has, in the mean: {words}")
-    how = _share(run, study, done)
+    how = _share(run, study, list(outcomes.done))
     print(f"\nTo compare the folds (start the UI first where a command stands above the address):\n{how}")
     if options.weights == "random":
         print("The trunk began with random weights: this says nothing of a pretrained Enformer.")

@@ -1,13 +1,13 @@
 """Train a new track head on a trunk that stays as it is."""
 
 import dataclasses
+import functools
 import math
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,10 +22,11 @@ from mlproject.data.published_h5 import import_h5, is_prefix
 from mlproject.data.records import TrackDataset, open_dataset, verify
 from mlproject.data.targets import as_rows
 from mlproject.embeddings import trunk_embeddings, trunk_key
-from mlproject.errors import InputError, OutOfMemory, Stopped, one_line
+from mlproject.errors import InputError
 from mlproject.evaluation import mean_over_tracks
 from mlproject.head_training import HeadTrainer, StoredWindows, loss_function
 from mlproject.resuming import StepCheckpoints, fingerprint, fit_keeping_best, only_one
+from mlproject.studies import Outcomes, train_each
 from mlproject.training import Schedule
 
 if TYPE_CHECKING:
@@ -165,15 +166,14 @@ def run(options: Options, run: "Run") -> int:
     tf.config.experimental.enable_op_determinism()
     dataset = _open(options)
     enformer = _trunk(options, dataset)
-    trunk = trunk_key(enformer)
-    study = _study(options, dataset, trunk)
+    study = _study(options, dataset, trunk_key(enformer))
     run.rename(f"train_head {study[:8]}")
     with only_one(options.work_dir / "train_head" / f"{study}.lock"):
         run.take_over({"grid": study})
         outcomes = _train_seeds(options, run, dataset, enformer, study)
     _report(options, run, study, outcomes)
     run.summarize({"seconds/total": time.perf_counter() - began})
-    return 1 if any(outcome.failure for outcome in outcomes) else 0
+    return 1 if outcomes.failed else 0
 
 
 # --- what goes in -------------------------------------------------------------------------------------------------
@@ -252,54 +252,34 @@ def _study(options: Options, dataset: TrackDataset, trunk: str) -> str:
 # --- training -----------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass
-class _Outcome:
-    """What one child run ended with: final numbers and tables, or a failure."""
+class _Trained(NamedTuple):
+    """What is wanted of a child run that is done: its ID, final numbers and table of tracks."""
 
-    seed: int
-    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
-    tracks: pd.DataFrame = dataclasses.field(default_factory=pd.DataFrame)
-    failure: str = ""
+    run_id: str
+    metrics: dict[str, float]
+    tracks: pd.DataFrame
 
 
 def _train_seeds(
     options: Options, run: "Run", dataset: TrackDataset, enformer: Enformer, study: str
-) -> list[_Outcome]:
-    outcomes = []
-    trainer: HeadTrainer | None = None  # made for the first seed that is not done, then used for all
-    for number, seed in enumerate(options.seeds, 1):
-        outcome = _Outcome(seed)
-        outcomes.append(outcome)
-        label = f"[{number}/{len(options.seeds)}] seed {seed}"
-        key = {"grid": study, "seed": str(seed)}
-        try:
-            with run.child(f"seed {seed}", key=key, params=_params(options, seed)) as child:
-                # With the run in its name: a run that is new has no history that a checkpoint could continue.
-                folder = options.work_dir / "train_head" / study / f"{seed}-{child.id}"
-                if not child.done:
-                    trainer = trainer or _trainer(options, dataset, enformer)
-                    _train_child(options, child, trainer, seed, folder, label)
-                outcome.metrics = child.metrics()
-                outcome.tracks = child.table(f"tracks_{dataset.organism}")
-            shutil.rmtree(folder, ignore_errors=True)
-            state = "was done before" if child.done else f"{outcome.metrics['seconds/total']:.1f} s"
-            print(
-                f"{label}: pearson/mean {outcome.metrics.get('pearson/mean', math.nan):.4f} ({state})",
-                flush=True,
-            )
-        except Stopped as stopped:
-            raise Stopped(f"{stopped} in seed {seed}; the same command goes on from there") from None
-        except tf.errors.ResourceExhaustedError as error:
-            raise OutOfMemory(
-                f"{label}: out of memory with --batch_size {options.batch_size} ({one_line(error)}); choose a smaller "
-                "one; what is trained already is kept"
-            ) from None
-        except InputError:  # what the user can mend would fail the other seeds too
-            raise
-        except Exception as error:
-            outcome.failure = one_line(error)
-            print(f"{label}: FAILED: {outcome.failure}", flush=True)
-    return outcomes
+) -> Outcomes[_Trained]:
+    @functools.cache
+    def trainer() -> HeadTrainer:
+        """Made for the first seed that is not done, then used for all."""
+        return _trainer(options, dataset, enformer)
+
+    return train_each(
+        run,
+        [str(seed) for seed in options.seeds],
+        lambda child, seed, folder, label: _train_child(options, child, trainer(), int(seed), folder, label),
+        lambda child: _Trained(child.id, child.metrics(), child.table(f"tracks_{dataset.organism}")),
+        what="seed",
+        study=study,
+        folder=options.work_dir / "train_head" / study,
+        params=lambda seed: _params(options, int(seed)),
+        said=lambda trained: f"pearson/mean {trained.metrics.get('pearson/mean', math.nan):.4f}",
+        batch_size=options.batch_size,
+    )
 
 
 # Options of a child that are worth a column beside its seed.
@@ -452,25 +432,24 @@ def _keep_figure(child: "Run", trainer: HeadTrainer, split: str, pearson_r: np.n
         child.keep(reporting.write_signal_figure(panels, f"{dataset.organism}: {split} windows", path))
 
 
-def _report(options: Options, run: "Run", study: str, outcomes: list[_Outcome]) -> None:
+def _report(options: Options, run: "Run", study: str, outcomes: Outcomes[_Trained]) -> None:
     """The study's numbers over its seeds, in the store and in words."""
-    done = [outcome for outcome in outcomes if not outcome.failure]
-    for outcome in outcomes:
-        if outcome.failure:
-            print(f"failed: seed {outcome.seed}: {outcome.failure}")
+    for seed, why in outcomes.failed.items():
+        print(f"failed: seed {seed}: {why}")
+    done = list(outcomes.done.values())
     if not done:
         return
     categories = reporting.category_summary(done[0].tracks)["category"]
     # first what the comparison is ordered by
     names = [f"pearson/{name}" for name in ("mean", *categories, *baselines.OF_TRACKS)]
-    values = {name: [outcome.metrics.get(name, math.nan) for outcome in done] for name in names}
+    values = {name: [trained.metrics.get(name, math.nan) for trained in done] for name in names}
     run.summarize({name: float(np.mean(found)) for name, found in values.items()})
     print(f"\nPearson r on the {options.eval_split} split, a mean over tracks; mean and sd over seeds")
     print(reporting.numbers_text({name.removeprefix("pearson/"): found for name, found in values.items()}))
     how = run.share_comparison(
         study,
         group="seed",
-        colors=reporting.variant_colors([str(outcome.seed) for outcome in done]),
+        colors=reporting.variant_colors(list(outcomes.done)),
         metrics=names,
         params=("head", "loss", "learning_rate"),
         series=("loss", "validation/loss", "validation/pearson"),
