@@ -124,6 +124,8 @@ def check(options: Options) -> None:
     if options.window % BIN_SIZE_BP or options.window < BIN_SIZE_BP:
         raise InputError(f"--window: found {options.window}; it must be a multiple of {BIN_SIZE_BP} bp")
     weights.check(options.weights, options.weights_dir, options.download)
+    if options.weights != "random" and options.preset != Options.preset:
+        raise InputError(f"--preset: is for --weights random; found {options.weights}")
     _head(options)
     blocks = _moving_blocks(options)
     if options.lora_rank and blocks == 0:

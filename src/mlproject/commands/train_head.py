@@ -60,9 +60,9 @@ class Options:
     num_heads: int = 0
     """Heads of the attention layer. 0: what head says."""
     key_size: int = 64
-    """Size of its keys, for each head."""
+    """Size of the attention layer's keys, for each head."""
     value_size: int = 64
-    """Size of its values, for each head."""
+    """Size of the attention layer's values, for each head."""
     loss: Literal["poisson", "poisson_multinomial"] = "poisson"
     """Poisson for each bin, or for each track's total, with a multinomial for where in the window it lies."""
     total_weight: float = 0.2
@@ -146,14 +146,29 @@ def check(options: Options) -> None:
     weights.check(options.weights, options.weights_dir, options.download)
     _head(options, num_tracks=1)
     of_h5 = is_prefix(options.data)
-    for name in ("valid_files", "test_files"):
-        if getattr(options, name) and not of_h5:
-            raise InputError(f"--{name}: is for published h5 files; found --data {options.data}")
+    _refuse_unused(options, of_h5)
     if of_h5 and options.eval_split == "test" and not options.test_files:
         raise InputError(
             "--eval_split test: needs --test_files, as h5 files have no test split; or give valid"
         )
     _open(options, say=lambda line: None)
+
+
+def _refuse_unused(options: Options, of_h5: bool) -> None:
+    """Refuses options that would do nothing, where they are not what they are by default."""
+    has_attention = _head(options, num_tracks=1).num_heads > 0
+    attention = f"--head attention, or --num_heads; found --head {options.head}"
+    h5_files = f"published h5 files; found --data {options.data}"
+    for name, used, of in (
+        ("valid_files", of_h5, h5_files),
+        ("test_files", of_h5, h5_files),
+        ("key_size", has_attention, attention),
+        ("value_size", has_attention, attention),
+        ("total_weight", options.loss != "poisson", f"--loss poisson_multinomial; found {options.loss}"),
+        ("preset", options.weights == "random", f"--weights random; found {options.weights}"),
+    ):
+        if not used and getattr(options, name) != getattr(Options, name):
+            raise InputError(f"--{name}: is for {of}")
 
 
 def run(options: Options, run: "Run") -> int:

@@ -386,6 +386,7 @@ def in_this_process(monkeypatch):
         ("--data=nowhere", "constructs nowhere: cannot be read"),
         ("--weights_dir=here", "--weights_dir: is for --weights published or tensorhub; found random"),
         ("--weights=tensorhub --download=true", "--download: is for --weights published; found tensorhub"),
+        ("--weights=here --preset=quarter", "--preset: is for --weights random; found here"),
     ],
 )
 def test_bad_options_are_one_line_and_no_run(words, says, tmp_path, monkeypatch, capsys, data):

@@ -16,6 +16,7 @@ from enformer_core.track_model import TrackModel
 from foreign import save_tensorhub
 from mlproject import __main__ as door
 from mlproject.commands import train_head
+from mlproject.data.records import open_dataset
 from processes import Store
 from toys import toy_h5, toy_model, toy_tracks
 
@@ -74,6 +75,15 @@ def refused(words, capsys):
         ("--weights_dir=here", "--weights_dir: is for --weights published or tensorhub; found random"),
         ("--weights=tensorhub --download=true", "--download: is for --weights published; found tensorhub"),
         ("--num_tracks=3", "num_tracks"),  # it comes from the data
+        *(  # what would do nothing
+            (
+                f"{words} --{name}_size=32",
+                f"--{name}_size: is for --head attention, or --num_heads; found --head",
+            )
+            for name, words in (("key", ""), ("value", "--head=hidden --hidden_size=8"))
+        ),
+        ("--total_weight=1", "--total_weight: is for --loss poisson_multinomial; found poisson"),
+        ("--weights=here --preset=quarter", "--preset: is for --weights random; found here"),
     ],
 )
 def test_bad_options_are_one_line_and_no_run(words, says, tmp_path, monkeypatch, capsys, data):
@@ -226,6 +236,30 @@ def test_windows_of_a_length_that_no_model_takes_say_which_they_may_have(folder,
     assert "statistics.json: a sequence of 2000 bp: the model takes multiples of 128 bp" in line
     (run,) = Store(folder, "train_head").parents
     assert run.info.status == "FAILED"
+
+
+def study(dataset, trunk="trunk", **options):
+    return train_head._study(train_head.Options(**options), dataset, trunk)
+
+
+def test_what_changes_numbers_is_another_study(data):
+    """Both modes of `cache` too, whose numbers agree to the rounding of float16 alone."""
+    dataset = open_dataset(data, "lab")
+    studies = {
+        study(dataset),
+        study(dataset, "other"),
+        study(dataset, cache="off"),
+        study(dataset, reverse_complement=True),
+        study(dataset, head="attention"),
+        study(dataset, head="attention", key_size=32),
+        study(dataset, loss="poisson_multinomial"),
+        study(dataset, loss="poisson_multinomial", total_weight=1.0),
+        study(dataset, batch_size=2),
+        study(dataset, eval_split="valid"),
+    }
+    assert len(studies) == 10
+    same = {"seeds": (1, 2), "work_dir": Path("there"), "experiment": "other", "checkpoint_seconds": 1.0}
+    assert study(dataset, **same, preset="full") == study(dataset)
 
 
 def test_the_heads_are_those_of_the_models():
