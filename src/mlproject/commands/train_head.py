@@ -470,5 +470,8 @@ def _report(options: Options, run: "Run", study: str, outcomes: Outcomes[_Traine
         series=("loss", "validation/loss", "validation/pearson"),
     )
     print(f"\nTo compare the seeds (start the UI first where a command stands above the address):\n{how}")
+    print("\nTo predict with what was trained:")
+    for seed, trained in outcomes.done.items():
+        print(f"seed {seed}: python -m mlproject predict --weights runs:/{trained.run_id}")
     if options.weights == "random":
         print("The trunk has random weights: this says nothing of a pretrained Enformer.")

@@ -152,6 +152,9 @@ def test_a_study_leaves_what_the_docs_promise(studies, data):
     assert "targets: 15 of 15 windows to compute" in output
     assert "embeddings: 22 of 22 windows to compute" in output  # seven on both strands
     assert "viewStateShareKey" in output and "The trunk has random weights" in output
+    for seed in "12":
+        run_id = store.children[f"seed {seed}"].info.run_id
+        assert f"\nseed {seed}: python -m mlproject predict --weights runs:/{run_id}\n" in output
     assert not list(studies.folder.glob("work/train_head/*"))
 
 
