@@ -1,9 +1,13 @@
 """Commands in processes of their own, as a user runs them, and what they left in the store."""
 
+import json
 import os
+import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
+from typing import NamedTuple
 
 from mlflow import MlflowClient
 
@@ -47,3 +51,41 @@ class Store:
 
     def series(self, run, key):
         return [(point.step, point.value) for point in self.client.get_metric_history(run.info.run_id, key)]
+
+
+def words_of(*parts):
+    """Command line words of options given as dictionaries, the last one counts."""
+    return [word for pair in {k: v for part in parts for k, v in part.items()}.items() for word in pair]
+
+
+_SEVERAL = """
+import json, sys
+from mlproject import __main__ as door
+for words in json.loads(sys.argv[1]):
+    print("exit code", door.main(words), flush=True)
+"""
+
+
+class Studies(NamedTuple):
+    """Commands after each other in one process; by experiment, what each has printed and its exit code."""
+
+    folder: Path
+    outputs: dict[str, list[str]]
+    codes: dict[str, list[str]]
+
+    def store(self, experiment):
+        return Store(self.folder, experiment)
+
+
+def run_studies(folder, command, options):
+    """Runs a command once for each (experiment, options), in the folder."""
+    (folder / "several.py").write_text(_SEVERAL)
+    words = [[command, *words_of(given, {"--experiment": experiment})] for experiment, given in options]
+    code, output = finish(launch(folder, "several", json.dumps(words)))
+    assert code == 0
+    outputs, codes = defaultdict(list), defaultdict(list)
+    parts = re.findall(r"(.*?)exit code (\d)\n", output, re.DOTALL)
+    for (experiment, _), part in zip(options, parts, strict=True):
+        outputs[experiment].append(part[0])
+        codes[experiment].append(part[1])
+    return Studies(folder, outputs, codes)

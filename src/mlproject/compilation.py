@@ -24,6 +24,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
+
 from mlproject import stderr
 
 FOLDER_VARIABLE = "MLPROJECT_COMPILATION_CACHE"
@@ -96,12 +98,17 @@ def leave() -> None:
 
 
 @contextmanager
-def compiling() -> Iterator[None]:
-    """Around first calls, which compile a program or load it, and run it.
+def compiling(first: bool = True) -> Iterator[None]:
+    """Around first calls, which compile a program or load it, and run it; around another one (`first` false) nothing.
+
+    Not to be held around a whole loop: it holds back what goes to stderr, progress bars too.
 
     Keeps XLA's noise off stderr and what it compiled in the store, and gives what the compiler has freed back to the
     system while the program begins to fill its own memory: at full width 0.7 GB, which the C library would hold.
     """
+    if not first:
+        yield
+        return
     # Here and not in `enable`: a command that compiles nothing need not read the store.
     if _process_folder is not None:
         _fill(_process_folder.parent, _process_folder)
@@ -168,3 +175,8 @@ def _host() -> str:
 
 def _user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlproject" / "xla"
+
+
+def filled_up(rows: np.ndarray, size: int) -> np.ndarray:
+    """Rows with the first one again up to `size` of them: XLA compiles for each size of batch."""
+    return np.concatenate([rows, np.repeat(rows[:1], size - len(rows), axis=0)])

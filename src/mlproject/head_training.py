@@ -1,6 +1,5 @@
 """A track head on a trunk that stays as it is: trained on embeddings that were computed once, or in every step."""
 
-import contextlib
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -233,9 +232,7 @@ class HeadTrainer:
         """What the trunk says of a few windows: base codes `[n, L]` to `[n, bins, 2C]` float32."""
         sequences = tf.constant(np.take(ONE_HOT, codes, axis=0))
         embed = filled(self._trunk, self._embedded_at_once)
-        # not around every call: it holds back what goes to stderr, the bar too
-        compiles = contextlib.nullcontext() if self._embedded else compilation.compiling()
-        with compiles:
+        with compilation.compiling(not self._embedded):
             self._embedded = True
             return embed(sequences).numpy()
 

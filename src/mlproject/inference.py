@@ -18,6 +18,7 @@ from enformer_core.enformer import BIN_SIZE_BP, Enformer
 from enformer_core.shifts import ShiftedTrunk
 from enformer_core.track_model import TrackModel
 from mlproject import tensorhub
+from mlproject.compilation import filled_up
 from mlproject.data.constructs import Site
 from mlproject.data.predictions import Moments
 from mlproject.errors import InputError
@@ -86,7 +87,7 @@ class WindowPredictor:
         parts = []
         for start in range(0, len(sequences), self._batch_size):
             batch = sequences[start : start + self._batch_size]
-            filled = tf.constant(_filled(batch, self._batch_size))
+            filled = tf.constant(filled_up(batch, self._batch_size))
             parts.append([tensor.numpy()[: len(batch)] for tensor in self._predict(filled)])
         return WindowPrediction(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
@@ -100,11 +101,6 @@ def check_head(head: str, names: Sequence[str]) -> None:
     if head not in names:
         there = ", ".join(names) or "none"
         raise InputError(f"--head: found {head!r}{nearest(head, names)}; the model has {there}")
-
-
-def _filled(batch: np.ndarray, size: int) -> np.ndarray:
-    """The batch filled up with its first row: XLA compiles for each size."""
-    return np.concatenate([batch, np.repeat(batch[:1], size - len(batch), axis=0)])
 
 
 def site_maxima(signal: np.ndarray, sites: Sequence[Site], offset: int) -> dict[int, float]:
@@ -261,7 +257,7 @@ class SignalPredictor:
         """Moments, each `[n, bins, tracks]` float64, of one-hot `[n, length, 4]` float32, n up to `batch_size`."""
         mean = np.zeros([len(sequences), self.shape.bins, len(self._forward)])
         spread = np.zeros_like(mean) if self._variance else None
-        batch = _filled(sequences, self._batch_size)
+        batch = filled_up(sequences, self._batch_size)
         for seen, values in enumerate(self._predictions(batch), 1):
             step = values[: len(sequences)] - mean
             mean += step / seen

@@ -110,7 +110,7 @@ class Tuner:
         found, size = [], at_once(self.windows.window)
         for start in range(0, len(rows), size):
             chosen = np.asarray(rows[start : start + size])
-            sequences = self.windows.sequences(_filled(chosen, size))
+            sequences = self.windows.sequences(compilation.filled_up(chosen, size))
             found.append(self._embed(tf.constant(sequences)).numpy()[: len(chosen)])
         return np.concatenate(found)
 
@@ -131,7 +131,9 @@ class Tuner:
         for start in range(0, len(rows), self._batch_size):
             chosen = rows[start : start + self._batch_size]
             found.append(
-                self._answer(self._inputs(_filled(chosen, self._batch_size))).numpy()[: len(chosen), 0]
+                self._answer(self._inputs(compilation.filled_up(chosen, self._batch_size))).numpy()[
+                    : len(chosen), 0
+                ]
             )
         return np.concatenate(found)
 
@@ -182,11 +184,6 @@ class Tuner:
             # widened here: XLA would multiply in float16, and TensorFlow's first cast of one prints a warning
             return {"embedding": tf.constant(stored.astype(np.float32))}
         return {"sequence": tf.constant(self.windows.sequences(rows))}
-
-
-def _filled(rows: np.ndarray, size: int) -> np.ndarray:
-    """Rows, the first one again up to `size` of them: XLA compiles for each size."""
-    return np.concatenate([rows, np.repeat(rows[:1], size - len(rows))])
 
 
 def _moving(enformer: Enformer, blocks: int | None) -> list[tf.Variable]:

@@ -402,8 +402,7 @@ def _predict(
         ):
             for first in range(0, len(wanted), options.batch_size):
                 batch = wanted[first : first + options.batch_size]
-                # not around all of them: it holds back what goes to stderr, the bar too
-                with contextlib.nullcontext() if first else compilation.compiling():
+                with compilation.compiling(first == 0):
                     answer = work.predict(_sequences(genome, work, batch))
                 for row, number in enumerate(batch):
                     mean = answer.mean[row]

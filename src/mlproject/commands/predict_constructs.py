@@ -1,6 +1,5 @@
 """Predict the activity of constructs, and the signal of a track at their annotated sites."""
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -207,9 +206,7 @@ def _predict(
                 maxima = []
                 for start in range(0, len(rows), options.batch_size):
                     batch = rows[start : start + options.batch_size]
-                    # not around all of them: it holds back what goes to stderr, the bar too
-                    first = position == wanted[0] and not start
-                    with compilation.compiling() if first else contextlib.nullcontext():
+                    with compilation.compiling(position == wanted[0] and not start):
                         answer = predict(windows.sequences(batch))
                     predicted += answer.activity.tolist()
                     maxima += [

@@ -1,13 +1,8 @@
 """Fine-tuning end to end, as a user runs it: in a process of its own, on small constructs of random letters."""
 
-import json
-import re
 import shutil
 import signal
 import time
-from collections import defaultdict
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,21 +19,12 @@ from mlproject.commands import finetune
 from mlproject.data.construct_windows import ConstructWindows
 from mlproject.data.constructs import as_table
 from mlproject.errors import InputError
-from processes import Store, finish, launch
+from processes import Store, finish, launch, run_studies, words_of
 from toys import toy_constructs, toy_model
 
 CONSTRUCTS = toy_constructs(12)  # three folds of four, two clusters in each
 WINDOWS = {"--window": "2048", "--samples": "3", "--batch_size": "2"}
 TRAINING = {"--epochs": "12", "--steps_per_epoch": "2", "--learning_rate": "1e-3", "--patience": "0"}
-
-
-def words_of(*parts):
-    """Command line words of options given as dictionaries, the last one counts."""
-    return [
-        word
-        for pair in {name: value for part in parts for name, value in part.items()}.items()
-        for word in pair
-    ]
 
 
 def write(path, constructs):
@@ -59,30 +45,10 @@ def data(tmp_path_factory):
     return write(tmp_path_factory.mktemp("data") / "constructs.tsv", CONSTRUCTS)
 
 
-SEVERAL = """
-import json, sys
-from mlproject import __main__ as door
-for words in json.loads(sys.argv[1]):
-    print("exit code", door.main(["finetune", *words]), flush=True)
-"""
-
-
-class Studies(NamedTuple):
-    """Commands after each other in one process, each with an experiment of its own but for the last one."""
-
-    folder: Path
-    outputs: dict[str, list[str]]  # by experiment
-    codes: dict[str, list[str]]
-
-    def store(self, experiment):
-        return Store(self.folder, experiment)
-
-
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory, data, empty_store):
     folder = tmp_path_factory.mktemp("studies")
     shutil.copy(empty_store, folder / "mlflow.db")
-    (folder / "several.py").write_text(SEVERAL)
     names = {"0": "test", "1": "valid", "2": "train"}
     once = [construct._replace(fold=names[construct.fold]) for construct in CONSTRUCTS]
     others = [one._replace(activity=5 - 3 * one.activity) if one.fold == "test" else one for one in once]
@@ -97,14 +63,8 @@ def studies(tmp_path_factory, data, empty_store):
         "beyond": {"--data": write(folder / "beyond.tsv", beyond), **adapters},
     }
     order = [*commands, "whole"]
-    words = [words_of(WINDOWS, TRAINING, commands[name], {"--experiment": name}) for name in order]
-    code, output = finish(launch(folder, "several", json.dumps(words)))
-    assert code == 0
-    outputs, codes = defaultdict(list), defaultdict(list)
-    for name, part in zip(order, re.findall(r"(.*?)exit code (\d)\n", output, re.DOTALL), strict=True):
-        outputs[name].append(part[0])
-        codes[name].append(part[1])
-    return Studies(folder, outputs, codes)
+    options = [(name, {**WINDOWS, **TRAINING, **commands[name]}) for name in order]
+    return run_studies(folder, "finetune", options)
 
 
 def by_construct(predictions):

@@ -5,8 +5,6 @@ import re
 import shutil
 import signal
 import time
-from collections import defaultdict
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +18,7 @@ from mlproject import baselines
 from mlproject.commands import train_head
 from mlproject.data.batches import windows_in_order
 from mlproject.data.records import open_dataset
-from processes import Store, finish, launch
+from processes import Store, finish, launch, run_studies, words_of
 from recorder import Recorder
 from toys import toy_h5, toy_model, toy_tracks
 
@@ -33,11 +31,6 @@ TRAINING = {
 }
 TRAINING |= {"--seeds": "1,2"}
 SHORT = {"--epochs": "2", "--steps_per_epoch": "3"}
-
-
-def words_of(*parts):
-    """Command line words of options given as dictionaries, the last one counts."""
-    return [word for pair in {k: v for part in parts for k, v in part.items()}.items() for word in pair]
 
 
 def start(folder, *words):
@@ -53,34 +46,10 @@ def data(tmp_path_factory):
     return str(toy_tracks(tmp_path_factory.mktemp("data")).folder)
 
 
-SEVERAL = """
-import json, sys
-from mlproject import __main__ as door
-for words in json.loads(sys.argv[1]):
-    print("exit code", door.main(["train_head", *words]), flush=True)
-"""
-
-
-class Studies(NamedTuple):
-    """Commands after each other in one process, each with an experiment of its own but for the last one."""
-
-    folder: Path
-    outputs: dict[str, list[str]]  # by experiment
-    codes: dict[str, list[str]]
-
-    def store(self, experiment):
-        return Store(self.folder, experiment)
-
-    def child(self, experiment, seed=1):
-        store = self.store(experiment)
-        return store, store.children[f"seed {seed}"]
-
-
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory, data, empty_store):
     folder = tmp_path_factory.mktemp("studies")
     shutil.copy(empty_store, folder / "mlflow.db")
-    (folder / "several.py").write_text(SEVERAL)
     # of other lengths than the windows', as the weights of an ablation may be
     checkpoints.save(folder / "enformer", toy_model(seed=1, sequence_length=4096, target_length=30))
     other_head = TrackModel(toy_model(seed=1), TrackHeadConfig(5), "human")
@@ -97,15 +66,13 @@ def studies(tmp_path_factory, data, empty_store):
         "diverging": {"--data": data, **one, "--seeds": "1,2", "--learning_rate": "1e38", "--epochs": "1"},
     }
     order = [*commands, "whole"]
-    words = [words_of(LAB, TRAINING, commands[name], {"--experiment": name}) for name in order]
-    code, output = finish(launch(folder, "several", json.dumps(words)))
-    assert code == 0
-    outputs, codes = defaultdict(list), defaultdict(list)
-    parts = re.findall(r"(.*?)exit code (\d)\n", output, re.DOTALL)
-    for name, part in zip(order, parts, strict=True):
-        outputs[name].append(part[0])
-        codes[name].append(part[1])
-    return Studies(folder, outputs, codes)
+    options = [(name, {**LAB, **TRAINING, **commands[name]}) for name in order]
+    return run_studies(folder, "train_head", options)
+
+
+def child_of(studies, experiment, seed=1):
+    store = studies.store(experiment)
+    return store, store.children[f"seed {seed}"]
 
 
 TABLES = {f"{name}_lab.{kind}" for name in ("tracks", "categories") for kind in ("json", "csv", "parquet")}
@@ -169,7 +136,7 @@ def test_what_is_kept_predicts_the_table(studies, data, experiment, monkeypatch)
     """Checkpoint, head on its trunk and logged model agree, and NumPy makes the run's numbers of what they say."""
     import mlflow
 
-    store, child = studies.child(experiment)
+    store, child = child_of(studies, experiment)
     split = "valid" if experiment == "hidden" else "test"
     windows = list(windows_in_order(open_dataset(data, "lab"), split))
     sequences = one_hot(windows)
@@ -200,7 +167,7 @@ def test_what_is_kept_predicts_the_table(studies, data, experiment, monkeypatch)
 def test_the_trunk_of_a_checkpoint_is_used_as_it_is(studies):
     expected = checkpoints.digest(toy_model(seed=1).trunk_variables)
     for experiment in ("multinomial", "hidden", "streamed"):
-        store, child = studies.child(experiment)
+        store, child = child_of(studies, experiment)
         trunk = checkpoints.load(store.fetch(child, "checkpoint")).enformer
         assert checkpoints.digest(trunk.trunk_variables) == expected
         assert (trunk.config.sequence_length, trunk.config.target_length, trunk.config.heads) == (
@@ -215,7 +182,7 @@ def test_the_trunk_of_a_checkpoint_is_used_as_it_is(studies):
 
 @pytest.mark.slow
 def test_without_a_cache_the_numbers_are_the_same_to_rounding(studies):
-    (store, kept), (_, streamed) = studies.child("hidden"), studies.child("streamed")
+    (store, kept), (_, streamed) = child_of(studies, "hidden"), child_of(studies, "streamed")
     assert "windows to compute" not in studies.outputs["streamed"][0]
     assert not any((studies.folder / "elsewhere" / name).exists() for name in ("embeddings", "targets"))
     losses = [[v for _, v in store.series(child, "validation/loss")] for child in (kept, streamed)]
@@ -228,7 +195,7 @@ def test_without_a_cache_the_numbers_are_the_same_to_rounding(studies):
 @pytest.mark.slow
 def test_h5_files_train_as_the_same_windows_in_records(studies):
     assert studies.codes["h5"] == ["0"]
-    (store, of_h5), (_, of_records) = studies.child("h5"), studies.child("multinomial")
+    (store, of_h5), (_, of_records) = child_of(studies, "h5"), child_of(studies, "multinomial")
     for key in ("loss", "validation/loss"):
         assert store.series(of_h5, key) == store.series(of_records, key)
     columns = ["identifier", "pearson_r", "r2", "n", "pearson_r_gc", "pearson_r_bin_mean"]
