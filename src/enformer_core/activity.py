@@ -28,6 +28,12 @@ class ActivityConfig:
         return self.enformer.sequence_length
 
 
+def activity_head(config: ActivityHeadConfig) -> ActivityHead:
+    """A head with the names, and so the first weights of a seed, that it has in an `ActivityModel`."""
+    with tf.name_scope("activity_model/"):  # the slash leaves any scope that this is called in
+        return ActivityHead(config)
+
+
 class ActivityModel(snt.Module):
     """The model: `[B, L, 4]` one-hot float32 to `{"activity": [B, 1]}` float32.
 
@@ -41,7 +47,7 @@ class ActivityModel(snt.Module):
         super().__init__(name="activity_model")
         self.enformer = enformer
         self.config = ActivityConfig(enformer.config, config)
-        self.head = ActivityHead(config)
+        self.head = activity_head(config)
         self.heads = {"activity": self.head}
         bins = enformer.config.num_bins
         self.head(tf.zeros([1, bins, 2 * enformer.config.channels]))  # makes the variables
@@ -52,6 +58,9 @@ class ActivityModel(snt.Module):
         """As `Enformer.tracks`."""
         return self.enformer.tracks
 
-    def __call__(self, sequence: tf.Tensor, is_training: bool) -> dict[str, tf.Tensor]:
-        """The activity; of a sequence of the model's own length only."""
-        return {"activity": self.head(self.enformer.trunk(sequence, is_training))}
+    def __call__(
+        self, sequence: tf.Tensor, is_training: bool, key: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        """The activity; of a sequence of the model's own length only. `key` is as `Enformer.trunk` takes it."""
+        embedding = self.enformer.trunk(sequence, is_training, key)
+        return {"activity": self.head(embedding, is_training, key)}

@@ -218,7 +218,7 @@ def _of_inference(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: _of_inference(value) if isinstance(value, Mapping) else value
         for name, value in config.items()
-        if name not in _LENGTHS and not name.endswith("dropout_rate")
+        if name not in _LENGTHS and name != "dropout" and not name.endswith("dropout_rate")
     }
 
 

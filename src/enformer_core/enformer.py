@@ -27,7 +27,7 @@ import tensorflow as tf
 from enformer_core import initial
 from enformer_core.attention import MultiHeadAttention, position_basis
 from enformer_core.dna import komlos
-from enformer_core.heads import TrackHead, TrackHeadConfig, check_whole
+from enformer_core.heads import TrackHead, TrackHeadConfig, check_rate, check_whole
 from enformer_core.layers import (
     ConvBlock,
     LayerNorm,
@@ -131,9 +131,7 @@ class EnformerConfig:
         if self.target_length is not None:
             check_whole("target_length", self.target_length)
         for field in _RATES:
-            rate = getattr(self, field)
-            if type(rate) not in (int, float) or not 0 <= rate < 1:
-                raise ValueError(f"{field} is {rate!r:.80}; it must be a number from 0 to below 1")
+            check_rate(field, getattr(self, field))
         if not isinstance(self.heads, Mapping) or not all(isinstance(head, str) for head in self.heads):
             raise ValueError(f"heads is {self.heads!r:.80}; it must be the number of tracks by name of head")
         for head, tracks in self.heads.items():

@@ -9,7 +9,7 @@ import sonnet as snt
 import tensorflow as tf
 
 from enformer_core.attention import join_heads, split_heads
-from enformer_core.layers import Linear, gelu
+from enformer_core.layers import Linear, draw_masks, dropout, gelu
 
 
 def check_whole(name: str, value: object, least: int = 1) -> None:
@@ -22,6 +22,12 @@ def check_whole(name: str, value: object, least: int = 1) -> None:
         raise ValueError(f"{name} is {value!r:.80}; it must be a whole number, {least} or more")
     if value < least:
         raise ValueError(f"{name} is {value}; it must be {least} or more")
+
+
+def check_rate(name: str, value: object) -> None:
+    """Refuses a rate of dropout, as `check_whole`."""
+    if type(value) not in (int, float) or not 0 <= value < 1:  # type: ignore[operator]
+        raise ValueError(f"{name} is {value!r:.80}; it must be a number from 0 to below 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,11 +47,15 @@ class TrackHeadConfig:
     """Of a query and a key, for each head."""
     value_size: int = 64
     """Of a value, for each head."""
+    dropout: float = 0.0
+    """Share of what each layer after attention reads that is dropped in training."""
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            least = 0 if field.name in ("hidden_size", "num_heads") else 1
-            check_whole(field.name, getattr(self, field.name), least)
+        for name in ("num_tracks", "key_size", "value_size"):
+            check_whole(name, getattr(self, name))
+        for name in ("hidden_size", "num_heads"):
+            check_whole(name, getattr(self, name), least=0)
+        check_rate("dropout", self.dropout)
 
 
 TRACK_HEADS = {
@@ -59,7 +69,8 @@ class TrackHead(snt.Module):
     """Non-negative signal of every track: `[B, T, C]` to `[B, T, num_tracks]`, a linear layer and softplus.
 
     Before the linear layer, where the configuration has them: attention of every bin to every bin, whose answer is set
-    beside the embedding, then a hidden layer with GELU. T is free.
+    beside the embedding, then a hidden layer with GELU. T is free. In training, dropout takes its share of what the
+    hidden and the linear layer read, the embedding too.
 
     Args:
         config: sizes.
@@ -76,14 +87,18 @@ class TrackHead(snt.Module):
         self._hidden = Linear(hidden, reads_data=reads_data, name="hidden") if hidden else None
         self._linear = Linear(config.num_tracks, reads_data=reads_data and not hidden, name="linear")
 
-    def __call__(self, embedding: tf.Tensor) -> tf.Tensor:
+    def __call__(
+        self, embedding: tf.Tensor, is_training: bool = False, key: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """The signal; `key`, int32 `[2]`, (seed, step), is what dropout is drawn from in training."""
+        rate = self.config.dropout if is_training else 0.0
         x = embedding
         if self._projections is not None:
             attended = _attend(x, self._projections, self.config.num_heads)
             x = tf.concat([x, attended], -1)  # [B, T, C + H * V]
         if self._hidden is not None:
-            x = gelu(self._hidden(x))
-        return tf.nn.softplus(self._linear(x))
+            x = gelu(self._hidden(_dropped(x, rate, key, f"{self.name}/hidden")))
+        return tf.nn.softplus(self._linear(_dropped(x, rate, key, f"{self.name}/linear")))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,10 +114,16 @@ class ActivityHeadConfig:
     """Of a query and a key, for each head."""
     value_size: int = 64
     """Of a value, for each head."""
+    hidden_size: int = 0
+    """Channels of a hidden layer. 0: none."""
+    dropout: float = 0.0
+    """Share of what each layer after attention reads that is dropped in training."""
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            check_whole(field.name, getattr(self, field.name))
+        for name in ("num_heads", "key_size", "value_size"):
+            check_whole(name, getattr(self, name))
+        check_whole("hidden_size", self.hidden_size, least=0)
+        check_rate("dropout", self.dropout)
 
 
 # The three of Ribeiro-dos-Santos and Maurano 2025, doi:10.1101/2025.02.04.636130.
@@ -118,7 +139,9 @@ class ActivityHead(snt.Module):
 
     Scaled dot-product attention of every bin to every bin, flattened, then one dense layer and softplus
     (Ribeiro-dos-Santos and Maurano 2025, doi:10.1101/2025.02.04.636130). The dense layer has a weight for each bin, so
-    T is that of the first call.
+    T is that of the first call. Not of that paper, and only where the configuration has them: a hidden layer with GELU
+    on every bin before the flattening, and dropout, which in training takes its share of what the hidden and the dense
+    layer read.
 
     Args:
         config: sizes.
@@ -126,14 +149,22 @@ class ActivityHead(snt.Module):
 
     def __init__(self, config: ActivityHeadConfig, name: str = "activity"):
         super().__init__(name=name)
-        self._num_heads = config.num_heads
+        self.config = config
         self._projections = _projections(config.num_heads, config.key_size, config.value_size)
+        self._hidden = Linear(config.hidden_size, name="hidden") if config.hidden_size else None
         self._dense = Linear(1, name="dense")
 
-    def __call__(self, embedding: tf.Tensor) -> tf.Tensor:
-        attended = _attend(embedding, self._projections, self._num_heads)  # [B, T, H * V]
-        _, bins, channels = attended.shape
-        return tf.nn.softplus(self._dense(tf.reshape(attended, [-1, bins * channels])))
+    def __call__(
+        self, embedding: tf.Tensor, is_training: bool = False, key: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """The number; `key`, int32 `[2]`, (seed, step), is what dropout is drawn from in training."""
+        rate = self.config.dropout if is_training else 0.0
+        x = _attend(embedding, self._projections, self.config.num_heads)  # [B, T, H * V]
+        if self._hidden is not None:
+            x = gelu(self._hidden(_dropped(x, rate, key, f"{self.name}/hidden")))
+        x = _dropped(x, rate, key, f"{self.name}/dense")
+        _, bins, channels = x.shape
+        return tf.nn.softplus(self._dense(tf.reshape(x, [-1, bins * channels])))
 
 
 def _projections(
@@ -153,3 +184,10 @@ def _attend(x: tf.Tensor, projections: tuple[Linear, Linear, Linear], num_heads:
     query, keys, values = (split_heads(project(x), num_heads) for project in projections)  # [B, H, T, K or V]
     logits = tf.matmul(query * keys.shape[-1] ** -0.5, keys, transpose_b=True)  # [B, H, T, T]
     return join_heads(tf.matmul(tf.nn.softmax(logits), values))
+
+
+def _dropped(x: tf.Tensor, rate: float, key: tf.Tensor | None, name: str) -> tf.Tensor:
+    """x `[B, T, C]` after dropout, which is a function of (key, name)."""
+    if rate and x.shape[0] is None:
+        raise ValueError("training needs a fixed batch size, found None")
+    return dropout(x, draw_masks(key, name, rate, 1, list(x.shape))[0], rate)

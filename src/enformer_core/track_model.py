@@ -28,6 +28,12 @@ class TrackModelConfig:
         return self.enformer.sequence_length
 
 
+def track_head(config: TrackHeadConfig, name: str) -> TrackHead:
+    """A head of this name with the names, and so the first weights of a seed, that it has in a `TrackModel`."""
+    with tf.name_scope("track_model/"):  # the slash leaves any scope that this is called in
+        return TrackHead(config, head_module_name(name), reads_data=True)
+
+
 class TrackModel(snt.Module):
     """The model: `[B, L, 4]` one-hot float32 to `{name: [B, bins, tracks]}` float32.
 
@@ -45,7 +51,7 @@ class TrackModel(snt.Module):
         enformer.config = dataclasses.replace(enformer.config, heads={})
         self.enformer = enformer
         self.config = TrackModelConfig(enformer.config, name, config)
-        self.head = TrackHead(config, head_module_name(name), reads_data=True)
+        self.head = track_head(config, name)
         self.heads = {name: self.head}
         self.head(tf.zeros([1, 1, 2 * enformer.config.channels]))  # makes the variables
         initial.initialize(self.head, seed)
@@ -55,6 +61,12 @@ class TrackModel(snt.Module):
         """As `Enformer.tracks`."""
         return self.enformer.tracks
 
-    def __call__(self, sequence: tf.Tensor, is_training: bool) -> dict[str, tf.Tensor]:
-        """The prediction; the trunk is frozen, so it is called as in inference whatever `is_training` says."""
-        return {self.config.name: self.head(self.enformer.trunk(sequence, is_training=False))}
+    def __call__(
+        self, sequence: tf.Tensor, is_training: bool, key: tf.Tensor | None = None
+    ) -> dict[str, tf.Tensor]:
+        """The prediction; the trunk is frozen, so it is called as in inference whatever `is_training` says.
+
+        `key`, int32 `[2]`, (seed, step), is what the head's dropout is drawn from in training.
+        """
+        embedding = self.enformer.trunk(sequence, is_training=False)
+        return {self.config.name: self.head(embedding, is_training, key)}
