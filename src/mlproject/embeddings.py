@@ -82,7 +82,8 @@ class EmbeddingCache:
         self, folder: Path, bins: int, channels: int, dtype: Any = np.float16, what: str = "embeddings"
     ):
         self.folder = Path(folder)
-        self._shape = (bins, channels)
+        self.shape = (bins, channels)
+        """Of the embedding of a window."""
         self._dtype = np.dtype(dtype)
         self._what = what
         self._window_bytes = self._dtype.itemsize * bins * channels
@@ -165,7 +166,7 @@ class EmbeddingCache:
         for position, key in enumerate(keys):
             name, row = self._places[key]
             wanted.setdefault(name, []).append((position, row))
-        found = np.empty((len(keys), *self._shape), self._dtype)
+        found = np.empty((len(keys), *self.shape), self._dtype)
         for name, rows in wanted.items():
             path = self.folder / f"{name}.npy"
             with (
@@ -204,7 +205,7 @@ class EmbeddingCache:
                     with contextlib.suppress(OSError):  # it is looked through again the next time
                         write_whole(names, _listed(sha256, state, keys))
                 start, shape, dtype = _header(shard)
-                if shape != (len(keys), *self._shape) or dtype != self._dtype:
+                if shape != (len(keys), *self.shape) or dtype != self._dtype:
                     raise ValueError(f"is {shape} {dtype}")
             except FileNotFoundError:
                 if not names.exists():  # another process has found it damaged

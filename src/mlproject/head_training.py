@@ -1,5 +1,6 @@
-"""A track head on a trunk that stays as it is: trained on embeddings that were computed once, or in every step."""
+"""A track head, alone or on a trunk that stays as it is: trained on embeddings computed once, or in every step."""
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from tqdm import tqdm
 
 from enformer_core import checkpoints, initial
 from enformer_core.dna import ONE_HOT
+from enformer_core.heads import TrackHead
 from enformer_core.losses import poisson, poisson_multinomial
 from enformer_core.saved_model import Predictor
 from enformer_core.track_model import TrackModel
@@ -69,6 +71,8 @@ class StoredWindows:
         bins, tracks = dataset.head_bins(), dataset.statistics.num_targets
         # stored targets of 128 bp are float16; of smaller bins, sums are made
         kind = np.float16 if bins == dataset.statistics.target_length else np.float32
+        self.channels = embeddings.shape[1]
+        """Of an embedding."""
         self._embeddings = embeddings
         self._targets = EmbeddingCache(folder, bins, tracks, kind, "targets")
         self._dataset = dataset
@@ -170,7 +174,111 @@ def _read_names(path: Path, count: int) -> list[list[str]] | None:
     return names if len(names) == count else None
 
 
-class HeadTrainer:
+class StoredHeadTrainer:
+    """A new track head on embeddings that are kept, its optimizer and its traced functions; it needs no trunk.
+
+    Args:
+        head: its variables are made where there are none; `reset` gives them values.
+        dataset: its windows.
+        loss: of targets and predictions.
+        batch_size: windows of a training step and of a prediction.
+        clip_norm: gradients are scaled down to this global norm; 0 leaves them as they are.
+        weight_decay: as `Adam` takes it.
+        reverse_complement: training windows are shown on a strand drawn at random.
+        stored: filled; None where a subclass computes embeddings.
+        compiled: by XLA. A head's step takes as long without, and its first call a fifth of the time: better where a
+            head is made for a few epochs.
+    """
+
+    def __init__(
+        self,
+        head: TrackHead,
+        dataset: TrackDataset,
+        *,
+        loss: Loss,
+        batch_size: int,
+        clip_norm: float,
+        weight_decay: float,
+        reverse_complement: bool,
+        stored: StoredWindows | None,
+        compiled: bool = True,
+    ):
+        if stored is not None:
+            head(tf.zeros([1, 1, stored.channels]))  # makes the variables
+        self.head = head
+        self.dataset = dataset
+        self.optimizer = Adam(head.trainable_variables, weight_decay=weight_decay)
+        self._loss_function = loss
+        self._batch_size = batch_size
+        self._reverse_complement = reverse_complement
+        self._stored = stored
+        self._step = make_step(self._loss, self.optimizer, clip_norm, compiled)
+        self._head = tf.function(head, jit_compile=compiled, autograph=False)
+
+    def reset(self, seed: int) -> None:
+        """Back to before the first step: a new head."""
+        initial.initialize(self.head, seed)
+        self.optimizer.reset()
+
+    def batches(self, seed: int, start: int) -> Iterator[Batch]:
+        """Endless training batches, already at step `start`."""
+        assert self._stored is not None
+        read = functools.partial(self._stored.read, "train")
+        rows = training_rows(self.dataset.count("train"), **self._order(seed, start))
+        return (read(windows.tolist(), flipped.tolist()) for windows, flipped in rows)
+
+    def step(self, batch: Batch, learning_rate: float, key: np.ndarray) -> dict[str, tf.Tensor]:
+        """One training step of the head."""
+        return self._step(batch, learning_rate, key)
+
+    def evaluate(self, subset: str) -> Evaluation:
+        """Pearson r, R2 and the loss over the whole of a subset."""
+        tracks = self.dataset.statistics.num_targets
+        return evaluate(self._predict, self.evaluation_batches(subset), tracks, self._loss_function)
+
+    def evaluation_batches(self, subset: str) -> Iterator[Batch]:
+        """Every window of a subset once, in file order."""
+        assert self._stored is not None
+        total = self.dataset.count(subset)
+        for start in range(0, total, self._batch_size):
+            rows = range(start, min(start + self._batch_size, total))
+            yield self._stored.read(subset, rows, [False] * len(rows))
+
+    def predict(self, subset: str, most: int) -> tuple[np.ndarray, np.ndarray]:
+        """Predicted and measured signal of the first windows of a subset: `[n, bins, tracks]` float32 each."""
+        predicted, measured = [], []
+        for batch in self.evaluation_batches(subset):
+            predicted.append(self._predict(batch).numpy())
+            measured.append(batch["target"].numpy())
+            if sum(map(len, measured)) >= most:
+                break
+        return np.concatenate(predicted)[:most], np.concatenate(measured)[:most]
+
+    # -- inside
+
+    def _order(self, seed: int, start: int) -> dict[str, Any]:
+        """Which training windows come when, as `training_rows` and `training_batches` take it."""
+        return {
+            "batch_size": self._batch_size,
+            "seed": seed,
+            "start": start,
+            "reverse_complement": self._reverse_complement,
+        }
+
+    def _embedding(self, batch: Batch) -> tf.Tensor:
+        return batch["embedding"]
+
+    def _loss(
+        self, batch: Batch, is_training: bool, key: tf.Tensor
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        answer = self.head(self._embedding(batch), is_training, key)
+        return self._loss_function(batch["target"], answer), {}
+
+    def _predict(self, batch: Batch) -> tf.Tensor:
+        return filled(self._head, self._batch_size)(batch["embedding"])
+
+
+class HeadTrainer(StoredHeadTrainer):
     """A trunk with a new track head, its optimizer and its traced functions, used for one seed after another.
 
     Args:
@@ -179,6 +287,7 @@ class HeadTrainer:
         loss: of targets and predictions.
         batch_size: windows of a training step and of a prediction.
         clip_norm: gradients are scaled down to this global norm; 0 leaves them as they are.
+        weight_decay: as `Adam` takes it.
         reverse_complement: training windows are shown on a strand drawn at random.
         stored: embeddings that were computed before; None computes them in every step.
         work_dir: as `training_batches` takes it.
@@ -192,22 +301,25 @@ class HeadTrainer:
         loss: Loss,
         batch_size: int,
         clip_norm: float,
+        weight_decay: float = 0.0,
         reverse_complement: bool,
         stored: StoredWindows | None,
         work_dir: Path,
     ):
         self.model = model
-        self.dataset = dataset
-        self.optimizer = Adam(model.head.trainable_variables)
-        self._loss_function = loss
-        self._batch_size = batch_size
         self._embedded_at_once = at_once(dataset.statistics.seq_length)
         self._embedded = False
-        self._reverse_complement = reverse_complement
-        self._stored = stored
         self._work_dir = work_dir
-        self._step = make_step(self._loss, self.optimizer, clip_norm)
-        self._head = tf.function(model.head, jit_compile=True, autograph=False)
+        super().__init__(
+            model.head,
+            dataset,
+            loss=loss,
+            batch_size=batch_size,
+            clip_norm=clip_norm,
+            weight_decay=weight_decay,
+            reverse_complement=reverse_complement,
+            stored=stored,
+        )
         self._trunk = tf.function(self._frozen_trunk, jit_compile=True, autograph=False)
         self._predictor: Predictor | None = None
 
@@ -223,11 +335,6 @@ class HeadTrainer:
             self.step(batch, 0.0, np.zeros(2, np.int32))
             self._predict(batch)
 
-    def reset(self, seed: int) -> None:
-        """Back to before the first step: a new head."""
-        initial.initialize(self.model.head, seed)
-        self.optimizer.reset()
-
     def embed(self, codes: np.ndarray) -> np.ndarray:
         """What the trunk says of a few windows: base codes `[n, L]` to `[n, bins, 2C]` float32."""
         sequences = tf.constant(np.take(ONE_HOT, codes, axis=0))
@@ -238,42 +345,15 @@ class HeadTrainer:
 
     def batches(self, seed: int, start: int) -> Iterator[Batch]:
         """Endless training batches, already at step `start`; of embeddings, where they are kept."""
-        stored = self._stored
-        how: dict[str, Any] = {"batch_size": self._batch_size, "seed": seed, "start": start}
-        how["reverse_complement"] = self._reverse_complement
-        if stored is None:
-            return training_batches(self.dataset, **how, work_dir=self._work_dir)
-        rows = training_rows(self.dataset.count("train"), **how)
-        return (stored.read("train", windows.tolist(), flipped.tolist()) for windows, flipped in rows)
-
-    def step(self, batch: Batch, learning_rate: float, key: np.ndarray) -> dict[str, tf.Tensor]:
-        """One training step of the head."""
-        return self._step(batch, learning_rate, key)
-
-    def evaluate(self, subset: str) -> Evaluation:
-        """Pearson r, R2 and the loss over the whole of a subset."""
-        tracks = self.dataset.statistics.num_targets
-        return evaluate(self._predict, self.evaluation_batches(subset), tracks, self._loss_function)
+        if self._stored is not None:
+            return super().batches(seed, start)
+        return training_batches(self.dataset, **self._order(seed, start), work_dir=self._work_dir)
 
     def evaluation_batches(self, subset: str) -> Iterator[Batch]:
         """Every window of a subset once, in file order; of embeddings, where they are kept."""
-        if self._stored is None:
-            yield from evaluation_batches(self.dataset, subset, batch_size=self._batch_size)
-            return
-        total = self.dataset.count(subset)
-        for start in range(0, total, self._batch_size):
-            rows = range(start, min(start + self._batch_size, total))
-            yield self._stored.read(subset, rows, [False] * len(rows))
-
-    def predict(self, subset: str, most: int) -> tuple[np.ndarray, np.ndarray]:
-        """Predicted and measured signal of the first windows of a subset: `[n, bins, tracks]` float32 each."""
-        predicted, measured = [], []
-        for batch in self.evaluation_batches(subset):
-            predicted.append(self._predict(batch).numpy())
-            measured.append(batch["target"].numpy())
-            if sum(map(len, measured)) >= most:
-                break
-        return np.concatenate(predicted)[:most], np.concatenate(measured)[:most]
+        if self._stored is not None:
+            return super().evaluation_batches(subset)
+        return iter(evaluation_batches(self.dataset, subset, batch_size=self._batch_size))
 
     def save(self, folder: Path, weights: str) -> None:
         """Writes `FOLDER/head`, the head alone, and `checkpoint` and `saved_model` of trunk and head together.
@@ -296,12 +376,7 @@ class HeadTrainer:
     def _embedding(self, batch: Batch) -> tf.Tensor:
         return batch["embedding"] if "embedding" in batch else self._frozen_trunk(batch["sequence"])
 
-    def _loss(
-        self, batch: Batch, is_training: bool, key: tf.Tensor
-    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        return self._loss_function(batch["target"], self.model.head(self._embedding(batch))), {}
-
     def _predict(self, batch: Batch) -> tf.Tensor:
         if "embedding" in batch:
-            return filled(self._head, self._batch_size)(batch["embedding"])
+            return super()._predict(batch)
         return filled(lambda sequence: self._head(self._trunk(sequence)), self._batch_size)(batch["sequence"])

@@ -1,4 +1,4 @@
-"""An activity model on its windows with everything traced once: trained on one fold of constructs after another."""
+"""An activity head on windows, alone or with its trunk, traced once: trained on one fold after another."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from enformer_core import checkpoints, initial
 from enformer_core.activity import ActivityModel
 from enformer_core.adapters import Adapters
 from enformer_core.enformer import Enformer
-from enformer_core.heads import ActivityHeadConfig
+from enformer_core.heads import ActivityHead, ActivityHeadConfig
 from enformer_core.losses import squared_error
 from enformer_core.saved_model import Predictor
 from mlproject import compilation
@@ -21,7 +21,92 @@ from mlproject.resuming import StepCheckpoints, fit_keeping_best
 from mlproject.training import Adam, Batch, Schedule, TrainResult, make_step
 
 
-class Tuner:
+class StoredActivityTrainer:
+    """An activity head on embeddings that are kept, its optimizer and its traced functions; it needs no trunk.
+
+    Args:
+        head: its variables are made where there are none; `reset` gives them values.
+        windows: on all constructs.
+        embeddings: of all windows, as `Tuner.fill_embeddings` leaves them; None where a subclass computes them.
+        batch_size: windows of a training step and of a prediction.
+        clip_norm: gradients are scaled down to this global norm; 0 leaves them as they are.
+        weight_decay: as `Adam` takes it.
+        moving: what moves beside the head.
+        compiled: by XLA. A head's step takes as long without, and its first call a fifth of the time: better where a
+            head is made for a few epochs.
+    """
+
+    def __init__(
+        self,
+        head: ActivityHead,
+        windows: ConstructWindows,
+        embeddings: EmbeddingCache | None,
+        *,
+        batch_size: int,
+        clip_norm: float,
+        weight_decay: float,
+        moving: Sequence[tf.Variable] = (),
+        compiled: bool = True,
+    ):
+        if embeddings is not None:
+            head(tf.zeros([1, *embeddings.shape]))  # makes the variables
+        self.head = head
+        self.windows = windows
+        self.embeddings = embeddings
+        self.optimizer = Adam([*moving, *head.trainable_variables], weight_decay=weight_decay)
+        self._batch_size = batch_size
+        self._step = make_step(self._loss, self.optimizer, clip_norm, compiled)
+        self._answer = tf.function(self._activity, jit_compile=compiled, autograph=False)
+
+    def reset(self, seed: int) -> None:
+        """Back to before the first step: a new head."""
+        initial.initialize(self.head, seed)
+        self.optimizer.reset()
+
+    def batches(self, rows: np.ndarray, seed: int, start: int) -> Iterator[Batch]:
+        """Endless training batches of these rows, already at step `start`."""
+        for batch in shuffled_batches(rows, self._batch_size, seed=seed, start=start):
+            yield self._batch(batch)
+
+    def step(self, batch: Batch, learning_rate: float, key: np.ndarray) -> dict[str, tf.Tensor]:
+        """One training step; its `loss` is the mean squared error."""
+        return self._step(batch, learning_rate, key)
+
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        """Predicted activity of windows: `[n]` float32."""
+        found = []
+        for start in range(0, len(rows), self._batch_size):
+            chosen = rows[start : start + self._batch_size]
+            inputs = self._inputs(compilation.filled_up(chosen, self._batch_size))
+            found.append(self._answer(inputs).numpy()[: len(chosen), 0])
+        return np.concatenate(found)
+
+    # -- inside
+
+    def _inputs(self, rows: np.ndarray) -> Batch:
+        """What the embeddings of windows are had from."""
+        assert self.embeddings is not None
+        stored = self.embeddings.read(self.windows.keys(rows))
+        # widened here: XLA would multiply in float16, and TensorFlow's first cast of one prints a warning
+        return {"embedding": tf.constant(stored.astype(np.float32))}
+
+    def _embedding(self, inputs: Batch, is_training: bool, key: tf.Tensor | None) -> tf.Tensor:
+        return inputs["embedding"]
+
+    def _batch(self, rows: np.ndarray) -> Batch:
+        return {**self._inputs(rows), "target": tf.constant(self.windows.targets(rows))}
+
+    def _loss(
+        self, batch: Batch, is_training: bool, key: tf.Tensor
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        answer = self.head(self._embedding(batch, is_training, key), is_training, key)
+        return tf.reduce_mean(squared_error(batch["target"], answer)), {}
+
+    def _activity(self, inputs: Batch) -> tf.Tensor:
+        return self.head(self._embedding(inputs, False, None))
+
+
+class Tuner(StoredActivityTrainer):
     """A trunk with an activity head, its optimizer and its traced functions.
 
     Args:
@@ -33,6 +118,7 @@ class Tuner:
         fixed_norms: BatchNorm averages stay; else they follow the batches, where the whole trunk moves.
         batch_size: windows of a training step and of a prediction.
         clip_norm: gradients are scaled down to this global norm; 0 leaves them as they are.
+        weight_decay: of all that moves, as `Adam` takes it.
         embeddings: where the trunk's answers are kept, if it does not move; None computes them in every step.
 
     Raises:
@@ -50,16 +136,14 @@ class Tuner:
         fixed_norms: bool,
         batch_size: int,
         clip_norm: float,
+        weight_decay: float = 0.0,
         embeddings: EmbeddingCache | None = None,
     ):
-        self.windows = windows
-        self.embeddings = embeddings
         self._enformer = enformer
         if lora_rank and moving_blocks is None:
             moving_blocks = enformer.config.num_transformer_layers
         self._moving_blocks = moving_blocks
         self._fixed_norms = fixed_norms or moving_blocks is not None
-        self._batch_size = batch_size
         self.model = ActivityModel(enformer, head)
         moving = _moving(enformer, moving_blocks)
         changed = moving if self._fixed_norms else enformer.trunk_variables
@@ -69,15 +153,19 @@ class Tuner:
         if lora_rank and moving_blocks is not None:
             self._adapters = Adapters(enformer, lora_rank, moving_blocks)
             moving = changed = self._adapters.variables
-        self.optimizer = Adam([*moving, *self.model.head.trainable_variables])
-        self.training_variables = [*changed, *self.model.head.variables]
+        super().__init__(
+            self.model.head,
+            windows,
+            embeddings,
+            batch_size=batch_size,
+            clip_norm=clip_norm,
+            weight_decay=weight_decay,
+            moving=moving,
+        )
+        self.training_variables = [*changed, *self.head.variables]
         """All that a step changes: what a checkpoint of a training under way holds."""
-        self._step = make_step(self._loss, self.optimizer, clip_norm)
-        self._answer = tf.function(self._activity, jit_compile=True, autograph=False)
         self._embed = tf.function(self._frozen_embedding, jit_compile=True, autograph=False)
         self._predictor: Predictor | None = None
-
-    # -- training
 
     def reset(self, seed: int) -> None:
         """Back to before the first step: the trunk's first weights, a new head."""
@@ -85,8 +173,7 @@ class Tuner:
         if self._adapters is not None:
             self._adapters.attach()
             self._adapters.initialize(seed)
-        initial.initialize(self.model.head, seed)
-        self.optimizer.reset()
+        super().reset(seed)
 
     def compile(self) -> None:
         """Traces and compiles the step and the prediction, on one window; `reset` before training."""
@@ -114,29 +201,6 @@ class Tuner:
             found.append(self._embed(tf.constant(sequences)).numpy()[: len(chosen)])
         return np.concatenate(found)
 
-    def batches(self, rows: np.ndarray, seed: int, start: int) -> Iterator[Batch]:
-        """Endless training batches of these rows, already at step `start`."""
-        for batch in shuffled_batches(rows, self._batch_size, seed=seed, start=start):
-            yield self._batch(batch)
-
-    def step(self, batch: Batch, learning_rate: float, key: np.ndarray) -> dict[str, tf.Tensor]:
-        """One training step; its `loss` is the mean squared error."""
-        return self._step(batch, learning_rate, key)
-
-    # -- predictions
-
-    def predict(self, rows: np.ndarray) -> np.ndarray:
-        """Predicted activity of windows: `[n]` float32."""
-        found = []
-        for start in range(0, len(rows), self._batch_size):
-            chosen = rows[start : start + self._batch_size]
-            found.append(
-                self._answer(self._inputs(compilation.filled_up(chosen, self._batch_size))).numpy()[
-                    : len(chosen), 0
-                ]
-            )
-        return np.concatenate(found)
-
     def finish(self) -> None:
         """Makes the trained model an ordinary one: adapters are merged into the weights beside them."""
         if self._adapters is not None:
@@ -152,38 +216,24 @@ class Tuner:
 
     # -- inside
 
-    def _loss(
-        self, batch: Batch, is_training: bool, key: tf.Tensor
-    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        if "embedding" in batch:
-            embedding = batch["embedding"]
-        else:
-            embedding = self._enformer.trunk(
-                batch["sequence"],
-                is_training and self._moving_blocks != 0,
-                key,
-                fixed_norms=self._fixed_norms,
-                moving_blocks=self._moving_blocks,
-            )
-        return tf.reduce_mean(squared_error(batch["target"], self.model.head(embedding))), {}
+    def _inputs(self, rows: np.ndarray) -> Batch:
+        if self.embeddings is not None:
+            return super()._inputs(rows)
+        return {"sequence": tf.constant(self.windows.sequences(rows))}
 
-    def _activity(self, inputs: Batch) -> tf.Tensor:
+    def _embedding(self, inputs: Batch, is_training: bool, key: tf.Tensor | None) -> tf.Tensor:
         if "embedding" in inputs:
-            return self.model.head(inputs["embedding"])
-        return self.model(inputs["sequence"], is_training=False)["activity"]
+            return inputs["embedding"]
+        return self._enformer.trunk(
+            inputs["sequence"],
+            is_training and self._moving_blocks != 0,
+            key,
+            fixed_norms=self._fixed_norms,
+            moving_blocks=self._moving_blocks,
+        )
 
     def _frozen_embedding(self, sequence: tf.Tensor) -> tf.Tensor:
         return self._enformer.trunk(sequence, is_training=False)
-
-    def _batch(self, rows: np.ndarray) -> Batch:
-        return {**self._inputs(rows), "target": tf.constant(self.windows.targets(rows))}
-
-    def _inputs(self, rows: np.ndarray) -> Batch:
-        if self.embeddings is not None:
-            stored = self.embeddings.read(self.windows.keys(rows))
-            # widened here: XLA would multiply in float16, and TensorFlow's first cast of one prints a warning
-            return {"embedding": tf.constant(stored.astype(np.float32))}
-        return {"sequence": tf.constant(self.windows.sequences(rows))}
 
 
 def _moving(enformer: Enformer, blocks: int | None) -> list[tf.Variable]:
@@ -195,7 +245,7 @@ def _moving(enformer: Enformer, blocks: int | None) -> list[tf.Variable]:
 
 
 def train_fold(
-    tuner: Tuner,
+    tuner: StoredActivityTrainer,
     fold: Fold,
     schedule: Schedule,
     saved: StepCheckpoints,
