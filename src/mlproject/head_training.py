@@ -211,7 +211,7 @@ class StoredHeadTrainer:
         self._loss_function = loss
         self._batch_size = batch_size
         self._reverse_complement = reverse_complement
-        self._stored = stored
+        self.stored = stored
         self._step = make_step(self._loss, self.optimizer, clip_norm, compiled)
         self._head = tf.function(head, jit_compile=compiled, autograph=False)
 
@@ -222,8 +222,8 @@ class StoredHeadTrainer:
 
     def batches(self, seed: int, start: int) -> Iterator[Batch]:
         """Endless training batches, already at step `start`."""
-        assert self._stored is not None
-        read = functools.partial(self._stored.read, "train")
+        assert self.stored is not None
+        read = functools.partial(self.stored.read, "train")
         rows = training_rows(self.dataset.count("train"), **self._order(seed, start))
         return (read(windows.tolist(), flipped.tolist()) for windows, flipped in rows)
 
@@ -238,11 +238,11 @@ class StoredHeadTrainer:
 
     def evaluation_batches(self, subset: str) -> Iterator[Batch]:
         """Every window of a subset once, in file order."""
-        assert self._stored is not None
+        assert self.stored is not None
         total = self.dataset.count(subset)
         for start in range(0, total, self._batch_size):
             rows = range(start, min(start + self._batch_size, total))
-            yield self._stored.read(subset, rows, [False] * len(rows))
+            yield self.stored.read(subset, rows, [False] * len(rows))
 
     def predict(self, subset: str, most: int) -> tuple[np.ndarray, np.ndarray]:
         """Predicted and measured signal of the first windows of a subset: `[n, bins, tracks]` float32 each."""
@@ -325,8 +325,8 @@ class HeadTrainer(StoredHeadTrainer):
 
     def fill(self) -> None:
         """Computes the embeddings that are missing, where they are kept."""
-        if self._stored is not None:
-            self._stored.fill(self.embed, batch_size=self._embedded_at_once)
+        if self.stored is not None:
+            self.stored.fill(self.embed, batch_size=self._embedded_at_once)
 
     def compile(self) -> None:
         """Traces and compiles step and prediction, on embeddings that are there; `reset` before training."""
@@ -345,13 +345,13 @@ class HeadTrainer(StoredHeadTrainer):
 
     def batches(self, seed: int, start: int) -> Iterator[Batch]:
         """Endless training batches, already at step `start`; of embeddings, where they are kept."""
-        if self._stored is not None:
+        if self.stored is not None:
             return super().batches(seed, start)
         return training_batches(self.dataset, **self._order(seed, start), work_dir=self._work_dir)
 
     def evaluation_batches(self, subset: str) -> Iterator[Batch]:
         """Every window of a subset once, in file order; of embeddings, where they are kept."""
-        if self._stored is not None:
+        if self.stored is not None:
             return super().evaluation_batches(subset)
         return iter(evaluation_batches(self.dataset, subset, batch_size=self._batch_size))
 

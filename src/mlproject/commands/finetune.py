@@ -54,6 +54,10 @@ class Options:
     """Size of its keys, for each head. 0: what head says."""
     value_size: int = 0
     """Size of its values, for each head. 0: what head says."""
+    hidden_size: int = 0
+    """Channels of a hidden layer of the activity head, applied to each bin after attention. 0: none, as published."""
+    dropout: float = 0.0
+    """Share of what each layer of the activity head after attention reads that is dropped in training."""
     trainable: str = "all"
     """What moves beside the activity head: all of the trunk, nothing (head), or the last N transformer blocks (N)."""
     lora_rank: int = 0
@@ -78,6 +82,8 @@ class Options:
     """Steps over which the learning rate rises linearly."""
     clip_norm: float = 1.0
     """Gradients are scaled down to this global norm; 0 leaves them as they are."""
+    weight_decay: float = 0.0
+    """Share of weights that move, times learning_rate, that each step takes from them (AdamW)."""
     patience: int = 5
     """Epochs without a lower validation loss after which a training ends (0: never); the best one is kept."""
     folds: tuple[str, ...] = ()
@@ -116,8 +122,9 @@ def check(options: Options) -> None:
     for name in ("epochs", "batch_size"):
         if getattr(options, name) < 1:
             raise InputError(f"--{name}: found {getattr(options, name)}; it must be 1 or more")
-    for name in ("steps_per_epoch", "warmup_steps", "learning_rate", "clip_norm", "patience", "lora_rank"):
-        if getattr(options, name) < 0:
+    not_negative = "steps_per_epoch warmup_steps learning_rate clip_norm weight_decay patience lora_rank"
+    for name in not_negative.split():
+        if not getattr(options, name) >= 0:
             raise InputError(f"--{name}: found {getattr(options, name)}; it cannot be negative")
     if not 0 <= options.seed < 2**31:
         raise InputError(f"--seed: found {options.seed}; it must be from 0 to {2**31 - 1}")
@@ -134,7 +141,7 @@ def check(options: Options) -> None:
         )
     if options.norm_averages == "moving" and (blocks is not None or options.lora_rank):
         raise InputError("--norm_averages moving: needs --trainable all without --lora_rank")
-    _, windows = _open(options)
+    _, windows = open_data(options)
     if below := [construct for construct in windows.constructs if construct.activity < 0]:
         print(
             f"{len(below)} constructs have an activity below 0 ({below[0].name} {below[0].activity:g}), which a "
@@ -150,19 +157,8 @@ def run(options: Options, run: "Run") -> int:
     """
     began = time.perf_counter()
     tf.config.experimental.enable_op_determinism()
-    folds, windows = _open(options)
-    enformer = weights.load_trunk(
-        options.weights,
-        weights_dir=options.weights_dir,
-        download=options.download,
-        work_dir=options.work_dir,
-        random=lambda: weights.untrained(options.preset, options.window, options.seed),
-        sequence_length=options.window,
-        target_length=None,
-    )
-    layers = enformer.config.num_transformer_layers
-    if (blocks := _moving_blocks(options)) is not None and blocks > layers:
-        raise InputError(f"--trainable: found {blocks}; the trunk has {layers} transformer blocks")
+    folds, windows = open_data(options)
+    enformer = load_trunk(options)
     study = _study(options, windows, enformer)
     run.rename(f"finetune {study[:8]}")
     with only_one(options.work_dir / "finetune" / f"{study}.lock"):
@@ -176,7 +172,7 @@ def run(options: Options, run: "Run") -> int:
 # --- what goes in -------------------------------------------------------------------------------------------------
 
 
-def _open(options: Options) -> tuple[list[Fold], ConstructWindows]:
+def open_data(options: Options) -> tuple[list[Fold], ConstructWindows]:
     """The folds to hold out in turn, and the windows."""
     constructs = open_constructs(options.data, options.work_dir)
     folds = plan_folds(constructs, options.folds)
@@ -186,10 +182,31 @@ def _open(options: Options) -> tuple[list[Fold], ConstructWindows]:
     return folds, windows
 
 
+def load_trunk(options: Options) -> Enformer:
+    """The trunk at the length of the windows.
+
+    Raises:
+        InputError: it cannot be had, or has fewer blocks than are to move.
+    """
+    enformer = weights.load_trunk(
+        options.weights,
+        weights_dir=options.weights_dir,
+        download=options.download,
+        work_dir=options.work_dir,
+        random=lambda: weights.untrained(options.preset, options.window, options.seed),
+        sequence_length=options.window,
+        target_length=None,
+    )
+    layers = enformer.config.num_transformer_layers
+    if (blocks := _moving_blocks(options)) is not None and blocks > layers:
+        raise InputError(f"--trainable: found {blocks}; the trunk has {layers} transformer blocks")
+    return enformer
+
+
 def _head(options: Options) -> ActivityHeadConfig:
     chosen = {
         name: getattr(options, name)
-        for name in ("num_heads", "key_size", "value_size")
+        for name in ("num_heads", "key_size", "value_size", "hidden_size", "dropout")
         if getattr(options, name)
     }
     try:
@@ -237,9 +254,9 @@ def _train_folds(
     by_name = {fold.name: fold for fold in folds}
 
     @functools.cache
-    def tuner() -> Tuner:
+    def shared() -> Tuner:
         """Made for the first fold that is not done, then used for all."""
-        return _tuner(options, enformer, windows)
+        return tuner(options, enformer, windows)
 
     def said(trained: _Trained) -> str:
         found = trained.metrics.get("pearson/constructs", math.nan)
@@ -248,8 +265,8 @@ def _train_folds(
     return train_each(
         run,
         list(by_name),
-        lambda child, name, folder, label: _train_child(
-            options, child, tuner(), by_name[name], folder, label
+        lambda child, name, folder, label: train_child(
+            options, child, shared(), by_name[name], folder, label
         ),
         lambda child: _Trained(child.metrics(), child.table("predictions"), child.table("constructs")),
         what="fold",
@@ -274,6 +291,7 @@ _SHARED_PARAMS = (
     "epochs",
     "batch_size",
     "learning_rate",
+    "weight_decay",
     "seed",
 )
 
@@ -288,13 +306,18 @@ def _params(options: Options, fold: Fold) -> dict[str, Any]:
     }
 
 
-def _tuner(options: Options, enformer: Enformer, windows: ConstructWindows) -> Tuner:
+def tuner(options: Options, enformer: Enformer, windows: ConstructWindows) -> Tuner:
+    """What trains as the options say, with its embeddings computed, where they are kept, and compiled.
+
+    Raises:
+        InputError: `lora_rank` does not fit the trunk, or embeddings cannot be kept.
+    """
     blocks = _moving_blocks(options)
     embeddings = None
     if blocks == 0 and options.cache == "on":
         embeddings = trunk_embeddings(options.work_dir, enformer)
     try:
-        tuner = Tuner(
+        made = Tuner(
             enformer,
             _head(options),
             windows,
@@ -303,17 +326,34 @@ def _tuner(options: Options, enformer: Enformer, windows: ConstructWindows) -> T
             fixed_norms=options.norm_averages == "fixed",
             batch_size=options.batch_size,
             clip_norm=options.clip_norm,
+            weight_decay=options.weight_decay,
             embeddings=embeddings,
         )
     except ValueError as error:
         raise InputError(f"--lora_rank: {error}") from None
-    tuner.fill_embeddings()
-    tuner.compile()
-    return tuner
+    made.fill_embeddings()
+    made.compile()
+    return made
 
 
-def _train_child(options: Options, child: "Run", tuner: Tuner, fold: Fold, folder: Path, label: str) -> None:
-    """Trains with one fold held out, or goes on with it, and keeps what came of it."""
+def train_child(options: Options, child: "Run", tuner: Tuner, fold: Fold, folder: Path, label: str) -> None:
+    """Trains with one fold held out, or goes on with it, and keeps what came of it.
+
+    The run keeps series of the losses, tables and a picture of what was held out, final numbers, the checkpoint and the
+    model.
+
+    Args:
+        options: those that the tuner was made with.
+        child: its own run, new or to go on with.
+        tuner: for one fold after another; left as it predicts at the epoch of the lowest validation loss.
+        fold: what to train on, to validate on and to hold out.
+        folder: for the checkpoints of a training under way, of this run alone; the caller removes it afterwards.
+        label: what to call the training in a line.
+
+    Raises:
+        Stopped: SIGTERM or Ctrl-C; the same call goes on from there.
+        Diverged: a loss became NaN or infinite.
+    """
     began = time.perf_counter()
     windows = tuner.windows
     child.use_dataset(

@@ -17,9 +17,9 @@ from enformer_core.enformer import BIN_SIZE_BP, Enformer
 from enformer_core.heads import TRACK_HEADS, TrackHeadConfig
 from enformer_core.track_model import TrackModel
 from mlproject import baselines, reporting, weights
-from mlproject.data.demo import demo_dataset
-from mlproject.data.published_h5 import import_h5, is_prefix
-from mlproject.data.records import TrackDataset, open_dataset, verify
+from mlproject.data.head_dataset import open_head_dataset
+from mlproject.data.published_h5 import is_prefix
+from mlproject.data.records import TrackDataset
 from mlproject.data.targets import as_rows
 from mlproject.embeddings import trunk_embeddings, trunk_key
 from mlproject.errors import InputError
@@ -63,6 +63,8 @@ class Options:
     """Size of the attention layer's keys, for each head."""
     value_size: int = 64
     """Size of the attention layer's values, for each head."""
+    dropout: float = 0.0
+    """Share of what each layer of the head reads, the embedding too, that is dropped in training."""
     loss: Literal["poisson", "poisson_multinomial"] = "poisson"
     """Poisson for each bin, or for each track's total, with a multinomial for where in the window it lies."""
     total_weight: float = 0.2
@@ -79,6 +81,8 @@ class Options:
     """Steps over which the learning rate rises linearly."""
     clip_norm: float = 0.0
     """Gradients are scaled down to this global norm; 0 leaves them as they are."""
+    weight_decay: float = 0.0
+    """Share of the head's weights, times learning_rate, that each step takes from them (AdamW)."""
     patience: int = 0
     """Epochs without a lower validation loss after which a training ends (0: never)."""
     reverse_complement: bool = False
@@ -126,6 +130,7 @@ def check(options: Options) -> None:
         "warmup_steps",
         "learning_rate",
         "clip_norm",
+        "weight_decay",
         "patience",
         "total_weight",
         "hidden_size",
@@ -151,7 +156,7 @@ def check(options: Options) -> None:
         raise InputError(
             "--eval_split test: needs --test_files, as h5 files have no test split; or give valid"
         )
-    _open(options, say=lambda line: None)
+    open_data(options, say=lambda line: None)
 
 
 def _refuse_unused(options: Options, of_h5: bool) -> None:
@@ -179,8 +184,8 @@ def run(options: Options, run: "Run") -> int:
     """
     began = time.perf_counter()
     tf.config.experimental.enable_op_determinism()
-    dataset = _open(options)
-    enformer = _trunk(options, dataset)
+    dataset = open_data(options)
+    enformer = load_trunk(options, dataset)
     study = _study(options, dataset, trunk_key(enformer))
     run.rename(f"train_head {study[:8]}")
     with only_one(options.work_dir / "train_head" / f"{study}.lock"):
@@ -194,40 +199,21 @@ def run(options: Options, run: "Run") -> int:
 # --- what goes in -------------------------------------------------------------------------------------------------
 
 
-def _open(options: Options, say: Callable[[str], None] = print) -> TrackDataset:
+def open_data(options: Options, say: Callable[[str], None] = print) -> TrackDataset:
     """The dataset, read once from end to end; `say` as `import_h5` takes it."""
-    if options.data == "demo":
-        folder = demo_dataset(options.work_dir)
-    elif is_prefix(options.data):
-        folder = import_h5(
-            options.data,
-            options.organism,
-            options.work_dir,
-            valid_files=options.valid_files,
-            test_files=options.test_files,
-            say=say,
-        )
-    elif Path(options.data).suffix == ".h5":
-        raise InputError(
-            f"data {options.data}: give what stands before .0.h5, .1.h5 and so on, for all of them"
-        )
-    else:
-        folder = Path(options.data).resolve()
-    dataset = open_dataset(folder, options.organism)
-    for subset in ("train", "valid", options.eval_split):
-        if not dataset.count(subset):
-            raise InputError(
-                f"{dataset.path}: has no {subset} windows"
-                + ("; give eval_split=valid" if subset == "test" else "")
-            )
-        dataset.shards(subset)
-    dataset.places(options.eval_split)
-    dataset.head_bins()
-    verify(dataset, options.work_dir)
-    return dataset
+    return open_head_dataset(
+        options.data,
+        options.organism,
+        options.work_dir,
+        valid_files=options.valid_files,
+        test_files=options.test_files,
+        eval_split=options.eval_split,
+        say=say,
+    )
 
 
-def _trunk(options: Options, dataset: TrackDataset) -> Enformer:
+def load_trunk(options: Options, dataset: TrackDataset) -> Enformer:
+    """The trunk at the dataset's lengths."""
     statistics = dataset.statistics
     try:
         return weights.load_trunk(
@@ -251,7 +237,13 @@ def _head(options: Options, num_tracks: int) -> TrackHeadConfig:
         **{name: size for name in ("hidden_size", "num_heads") if (size := getattr(options, name))},
     }
     try:
-        return TrackHeadConfig(num_tracks, key_size=options.key_size, value_size=options.value_size, **chosen)
+        return TrackHeadConfig(
+            num_tracks,
+            key_size=options.key_size,
+            value_size=options.value_size,
+            dropout=options.dropout,
+            **chosen,
+        )
     except ValueError as error:
         raise InputError(f"--{error}") from None
 
@@ -279,14 +271,14 @@ def _train_seeds(
     options: Options, run: "Run", dataset: TrackDataset, enformer: Enformer, study: str
 ) -> Outcomes[_Trained]:
     @functools.cache
-    def trainer() -> HeadTrainer:
+    def shared() -> HeadTrainer:
         """Made for the first seed that is not done, then used for all."""
-        return _trainer(options, dataset, enformer)
+        return trainer(options, dataset, enformer)
 
     return train_each(
         run,
         [str(seed) for seed in options.seeds],
-        lambda child, seed, folder, label: _train_child(options, child, trainer(), int(seed), folder, label),
+        lambda child, seed, folder, label: train_child(options, child, shared(), int(seed), folder, label),
         lambda child: _Trained(child.id, child.metrics(), child.table(f"tracks_{dataset.organism}")),
         what="seed",
         study=study,
@@ -308,6 +300,7 @@ _SHARED_PARAMS = (
     "steps_per_epoch",
     "batch_size",
     "learning_rate",
+    "weight_decay",
     "reverse_complement",
 )
 
@@ -315,11 +308,18 @@ _SHARED_PARAMS = (
 def _params(options: Options, seed: int) -> dict[str, Any]:
     """Parameters of a child: columns in which the runs of studies differ."""
     head = dataclasses.asdict(_head(options, num_tracks=1))
-    sizes = {name: head[name] for name in ("hidden_size", "num_heads")}
+    sizes = {name: head[name] for name in ("hidden_size", "num_heads", "dropout")}
     return {"seed": seed, **{name: getattr(options, name) for name in _SHARED_PARAMS}, **sizes}
 
 
-def _trainer(options: Options, dataset: TrackDataset, enformer: Enformer) -> HeadTrainer:
+def trainer(options: Options, dataset: TrackDataset, enformer: Enformer) -> HeadTrainer:
+    """What trains as the options say, with its embeddings computed, where they are kept, and compiled.
+
+    The trunk's own heads are taken off.
+
+    Raises:
+        InputError: embeddings or targets cannot be kept.
+    """
     stored = None
     if options.cache == "on":
         stored = StoredWindows(
@@ -331,25 +331,42 @@ def _trainer(options: Options, dataset: TrackDataset, enformer: Enformer) -> Hea
         )
     model = TrackModel(enformer, _head(options, dataset.statistics.num_targets), dataset.organism)
     model.tracks[dataset.organism] = as_rows(dataset.targets)
-    trainer = HeadTrainer(
+    made = HeadTrainer(
         model,
         dataset,
         loss=loss_function(options.loss, options.total_weight),
         batch_size=options.batch_size,
         clip_norm=options.clip_norm,
+        weight_decay=options.weight_decay,
         reverse_complement=options.reverse_complement,
         stored=stored,
         work_dir=options.work_dir,
     )
-    trainer.fill()
-    trainer.compile()
-    return trainer
+    made.fill()
+    made.compile()
+    return made
 
 
-def _train_child(
+def train_child(
     options: Options, child: "Run", trainer: HeadTrainer, seed: int, folder: Path, label: str
 ) -> None:
-    """Trains a head from one seed, or goes on with it, and keeps what came of it."""
+    """Trains a head from one seed, or goes on with it, and keeps what came of it.
+
+    The run keeps series of the losses, tables and a picture of how well tracks are predicted, final numbers, the head
+    alone, the checkpoint and the model.
+
+    Args:
+        options: those that the trainer was made with.
+        child: its own run, new or to go on with.
+        trainer: for one seed after another; left with the head of the epoch of the lowest validation loss.
+        seed: of the head's first weights, the order of windows and dropout.
+        folder: for the checkpoints of a training under way, of this run alone; the caller removes it afterwards.
+        label: what to call the training in a line.
+
+    Raises:
+        Stopped: SIGTERM or Ctrl-C; the same call goes on from there.
+        Diverged: a loss became NaN or infinite.
+    """
     began = time.perf_counter()
     dataset, steps = trainer.dataset, options.steps_per_epoch
     child.use_dataset(
