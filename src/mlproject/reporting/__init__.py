@@ -5,6 +5,8 @@ tracks.py       tracks: how well each is predicted
 grids.py        a grid of trainings, variant by variant
 activities.py   constructs: measured against predicted
 signals.py      signal along the genome
+searches.py     a search: its trials as a table, and as a page to look into
+search_figures.py  pictures of a search
 """
 
 from mlproject.reporting.activities import activity_figure, comparison_text, write_activity_figure
@@ -18,6 +20,7 @@ from mlproject.reporting.grids import (
     variant_colors,
     write_grid,
 )
+from mlproject.reporting.searches import search_summary, write_search_figures
 from mlproject.reporting.signals import SignalPanel, signal_figure, write_signal_figure
 from mlproject.reporting.tracks import category_summary, numbers_text, track_results, track_table
 
@@ -33,11 +36,13 @@ __all__ = [
     "overall_figure",
     "results_text",
     "scatter_figure",
+    "search_summary",
     "signal_figure",
     "track_results",
     "track_table",
     "variant_colors",
     "write_activity_figure",
     "write_grid",
+    "write_search_figures",
     "write_signal_figure",
 ]
