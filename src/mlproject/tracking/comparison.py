@@ -17,6 +17,7 @@ from mlproject.tracking import store
 if TYPE_CHECKING:
     from mlproject.tracking.runs import Run
 
+_PARENT = "mlflow.parentRunId"
 _MOST_RUNS = 100  # that one chart of the UI draws
 _METRICS = ("pearson/mean", "pearson/DNASE", "pearson/CAGE", "pearson/CHIP", "pearson/ATAC")
 
@@ -31,6 +32,8 @@ def share_comparison(
     params: Sequence[str] = ("encoding", "positions", "values"),
     series: Sequence[str] = ("loss", "validation/pearson"),
     others: str = "By category",
+    tags: Sequence[str] = (),
+    ascending: bool = False,
 ) -> str:
     """Shares a view of the child runs tagged with `grid` in the experiment of `run`; returns how to open it.
 
@@ -40,12 +43,15 @@ def share_comparison(
     Args:
         run: any run of the experiment.
         grid: value of the tag `grid`.
-        group: parameter that names what is compared; runs that have none are left out.
+        group: parameter that names what is compared; runs that have none are left out. Without one, "", every child
+            run is a row of its own.
         colors: a colour (#RRGGBB) for each value of `group`.
         metrics: final numbers, most important first: it orders the groups and colours the parallel lines.
         params: parameters that begin the parallel coordinates.
         series: metrics by step.
         others: title above the metrics but the first.
+        tags: columns of the table before the others.
+        ascending: the lowest first metric is the best.
 
     Returns:
         The address; for a local store after a line with the command that starts the UI on it.
@@ -56,8 +62,12 @@ def share_comparison(
     try:
         if colors:
             _paint(run, grid, group, colors)
-        view = json.dumps(_view(grid, group, list(metrics), list(params), list(series), others))
-        run.client.set_experiment_tag(run.experiment_id, f"mlflow.sharedViewState.{name}", view)
+        view = _view(grid, group, list(metrics), list(params), list(series), others)
+        view["orderByAsc"] = ascending
+        view["selectedColumns"][:0] = [f"tags.`{tag}`" for tag in tags]
+        if not group:
+            _ungroup(view, grid)
+        run.client.set_experiment_tag(run.experiment_id, f"mlflow.sharedViewState.{name}", json.dumps(view))
         address += f"&viewStateShareKey={name}"
     except MlflowException as error:
         print(f"warning: no ready comparison in the UI: {error}", file=sys.stderr)
@@ -121,6 +131,16 @@ def _view(
         "hideEmptyCharts": True,
         "autoRefreshEnabled": True,
     }
+
+
+def _ungroup(view: dict[str, Any], grid: str) -> None:
+    """Makes it a view of child runs each on its own, of which the first part shows all that is compared."""
+    view["searchFilter"] = f"tags.grid = '{grid}' AND tags.`{_PARENT}` != ''"
+    view["groupBy"] = None
+    absent = ("attributes.`Dataset`", "params.``", "params.`seed`")
+    view["selectedColumns"] = [column for column in view["selectedColumns"] if column not in absent]
+    used = {chart["metricSectionId"] for chart in view["compareRunCharts"]}
+    view["compareRunSections"] = [part for part in view["compareRunSections"] if part["uuid"] in used]
 
 
 _LINE = {

@@ -1,14 +1,19 @@
-"""Checkpoints by their address in the store: of a run, of a logged model, of a registered one."""
+"""Checkpoints by their address in the store: of a run, of a logged model, of a registered one; and registering one."""
 
 import re
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from mlproject.errors import InputError
 from mlproject.tracking import store
+
+if TYPE_CHECKING:
+    from mlproject.tracking.runs import Run
 
 CHECKPOINT = (
     "checkpoint"  # the artifact folder of a run that holds its model as enformer_core.checkpoints saves it
@@ -68,3 +73,71 @@ def _run_of(client: MlflowClient, version: object) -> str | None:
     run = getattr(version, "run_id", None)
     model = getattr(version, "model_id", None)
     return run or (client.get_logged_model(model).source_run_id if model else None)
+
+
+def register(
+    run: "Run", model_name: str, registered_name: str, tags: Mapping[str, str], aliases: Sequence[str] = ()
+) -> str:
+    """Makes a logged model of the run a version of a registered model, and returns the number of the version.
+
+    Of a logged model that is registered there already it is the version that there is, which gets the tags and
+    aliases; an alias that a later version has got meanwhile stays with it.
+
+    Args:
+        run: where the model comes from; the version links to it.
+        model_name: as it was given to `Run.log_model`.
+        registered_name: made where there is none.
+        tags: of the version.
+        aliases: each leads to this version from now on.
+
+    Raises:
+        InputError: a name or alias that MLflow does not take, a run without that model, or a store without a registry.
+    """
+    for alias in aliases:
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,255}", alias) or re.fullmatch(r"(?i)latest|v\d+", alias):
+            raise InputError(
+                f"alias {alias!r}: expected letters, digits, _ and -, and neither 'latest' nor 'v' and a number"
+            )
+    if not registered_name.isprintable() or "@" in registered_name:
+        raise InputError(
+            f"registered model {registered_name!r}: the name cannot have '@' or what is not printed"
+        )
+    try:
+        return _register(run, model_name, registered_name, tags, aliases)
+    except MlflowException as error:
+        reason = (str(error).splitlines() or [repr(error)])[0]
+        raise InputError(f"registered model {registered_name!r}: {reason}") from error
+
+
+def _register(
+    run: "Run", model_name: str, registered_name: str, tags: Mapping[str, str], aliases: Sequence[str]
+) -> str:
+    client = run.client
+    models = client.search_logged_models(
+        [run.experiment_id], filter_string=f"source_run_id = '{run.id}' AND name = '{model_name}'"
+    )
+    if not models:
+        raise InputError(f"the run {run.id} has no logged model {model_name!r} to register")
+    source = max(models, key=lambda model: model.creation_timestamp).model_uri
+    try:
+        client.create_registered_model(registered_name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    found = [
+        version
+        for version in client.search_model_versions(f"run_id = '{run.id}'")
+        if version.name == registered_name and version.source == source
+    ]
+    if found:
+        number = str(found[0].version)
+        for key, value in tags.items():
+            client.set_model_version_tag(registered_name, number, key, value)
+    else:
+        made = client.create_model_version(registered_name, source, run.id, tags=dict(tags))
+        number = str(made.version)
+    taken = client.get_registered_model(registered_name).aliases
+    for alias in aliases:
+        if int(taken.get(alias, 0)) <= int(number):
+            client.set_registered_model_alias(registered_name, alias, number)
+    return number

@@ -39,6 +39,7 @@ CONTINUED_IN = "continued_in"  # tag: the run of a later command that took over 
 
 _MAX_PARAM = 6000  # characters; MLflow cuts longer ones without a word
 _MAX_REASON = 500
+_MAX_DESCRIPTION = 8000  # of any tag
 _BATCH = 1000  # metrics that one log_batch takes
 _FLUSH_SECONDS = 5.0
 _GIVEN_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")  # the names that MLflow makes up
@@ -202,6 +203,14 @@ class Run:
         """Sets tags."""
         self._tags.update(tags)
         self.client.log_batch(self.id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def describe(self, markdown: str) -> None:
+        """Sets the description that the UI shows on the run's page; the end of one beyond 8,000 characters is cut."""
+        if len(markdown) > _MAX_DESCRIPTION:
+            note = "\n\n(The rest is too long to be shown here.)"
+            start = markdown[: _MAX_DESCRIPTION - len(note)]
+            markdown = (start.rpartition("\n")[0] or start) + note
+        self.tag({"mlflow.note.content": markdown})
 
     def rename(self, name: str) -> None:
         """Changes the name that the UI shows."""

@@ -55,3 +55,34 @@ def test_a_view_that_cannot_be_written_is_a_warning(folder, monkeypatch, capsys)
     monkeypatch.setattr(run.client, "set_experiment_tag", refuse)
     assert run.share_comparison("abc").endswith("compareRunsMode=CHART")
     assert capsys.readouterr().err == "warning: no ready comparison in the UI: tag too long\n"
+
+
+def test_a_search_has_a_row_for_each_trial(folder):
+    with runs.start_run("search_head", Options()) as run:
+        run.take_over({"grid": "abc"})
+        for number, loss in enumerate((0.4, None, 0.2)):
+            with run.child(f"trial {number}", key={"grid": "abc", "trial": str(number)}, params={}) as child:
+                child.tag({"state": "complete" if loss else "pruned"})
+                child.summarize({"objective": loss} if loss else {})
+    run.share_comparison(
+        "abc",
+        group="",
+        metrics=("objective",),
+        params=("num_heads",),
+        series=("validation/loss",),
+        tags=("state",),
+        ascending=True,
+    )
+    client = MlflowClient()
+    view = json.loads(client.get_experiment(run.experiment_id).tags["mlflow.sharedViewState.comparison-abc"])
+    order = f"{view['orderByKey']} {'ASC' if view['orderByAsc'] else 'DESC'}"
+    found = client.search_runs([run.experiment_id], view["searchFilter"], order_by=[order])
+    assert [one.info.run_name for one in found] == ["trial 2", "trial 0", "trial 1"]  # and not their parent
+    assert view["groupBy"] is None
+    assert view["selectedColumns"] == ["tags.`state`", "metrics.`objective`", "params.`num_heads`"]
+    charts = view["compareRunCharts"]
+    assert [chart["type"] for chart in charts] == ["BAR", "PARALLEL", "LINE"]
+    assert [section["name"] for section in view["compareRunSections"]] == ["Overview", "Training"]
+    assert {chart["metricSectionId"] for chart in charts} == {
+        part["uuid"] for part in view["compareRunSections"]
+    }

@@ -106,3 +106,81 @@ def test_a_download_that_fails_leaves_nothing(trained, folder, monkeypatch):
     with pytest.raises(InputError, match=r": gone$"):
         registry.fetch_checkpoint(f"runs:/{trained.id}", folder / "fetched")
     assert not [*(folder / "fetched").iterdir()]
+
+
+def saved_model(folder):
+    """What Run.log_model takes; nothing here loads it."""
+    path = folder / "exported"
+    path.mkdir(exist_ok=True)
+    (path / "saved_model.pb").write_bytes(b"")
+    return path
+
+
+@pytest.fixture
+def logged(trained, folder):
+    """The run, with the model `head`."""
+    trained.log_model(
+        saved_model(folder), name="head", input_shape=(-1, 8, 4), output_shapes={"head": (-1, 8, 3)}
+    )
+    return trained
+
+
+def test_a_registered_model_leads_back_to_the_checkpoint(logged, folder):
+    version = registry.register(logged, "head", "best head", {"study": "abc"}, ["best", "newest"])
+    assert version == "1"
+    assert content("models:/best head@best", folder / "a") == "checkpoint"
+    assert content("models:/best head/1", folder / "b") == "checkpoint"
+    found = MlflowClient().get_model_version_by_alias("best head", "newest")
+    assert (found.run_id, found.tags) == (logged.id, {"study": "abc"})
+    (model,) = MlflowClient().search_logged_models([logged.experiment_id])
+    assert found.source == model.model_uri
+
+
+def test_the_same_model_is_registered_once(logged, folder):
+    client = MlflowClient()
+    assert registry.register(logged, "head", "best head", {"study": "abc"}) == "1"
+    # as after a kill between the version and its alias
+    assert registry.register(logged, "head", "best head", {"study": "def"}, ["best"]) == "1"
+    assert client.get_model_version("best head", "1").tags == {"study": "def"}
+    assert registry.register(logged, "head", "other", {}, ["best"]) == "1"
+    with runs.start_run("ablation", Options()) as later:
+        shapes = {"input_shape": (-1, 8, 4), "output_shapes": {"head": (-1, 8, 3)}}
+        later.log_model(saved_model(folder), name="head", **shapes)
+    assert registry.register(later, "head", "best head", {}, ["best"]) == "2"
+    # the first command run again does not take the alias back
+    assert registry.register(logged, "head", "best head", {}, ["best"]) == "1"
+    assert str(client.get_model_version_by_alias("best head", "best").version) == "2"
+    assert len(client.search_model_versions("name = 'best head'")) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "alias", "said"),
+    [
+        ("a/b", "best", r"registered model 'a/b': .*cannot contain '/' or ':'"),
+        ("", "best", "registered model '': Missing value"),
+        ("..", "best", "registered model"),
+        ("a\nb", "best", "registered model 'a.nb': the name cannot have"),
+        ("a@b", "best", "registered model 'a@b': the name cannot have '@'"),
+        ("head", "v1", "alias 'v1': expected"),
+        ("head", "Latest", "alias 'Latest': expected"),
+        ("head", "a b", "alias 'a b': expected"),
+        ("head", "", "alias '': expected"),
+    ],
+)
+def test_names_that_cannot_be_registered(logged, name, alias, said):
+    with pytest.raises(InputError, match=rf"^{said}[^\n]*$"):
+        registry.register(logged, "head", name, {}, [alias])
+    assert not MlflowClient().search_registered_models()
+
+
+def test_nothing_to_register(trained):
+    with pytest.raises(InputError, match=rf"^the run {trained.id} has no logged model 'head' to register$"):
+        registry.register(trained, "head", "best", {})
+    assert not MlflowClient().search_registered_models()
+
+
+def test_a_store_without_a_registry(logged, monkeypatch):
+    client = MlflowClient(registry_uri="nowhere://registry")
+    monkeypatch.setattr(logged, "client", client)
+    with pytest.raises(InputError, match=r"^registered model 'best': [^\n]*registry[^\n]*$"):
+        registry.register(logged, "head", "best", {})

@@ -302,3 +302,25 @@ def test_processes_that_meet_on_an_absent_store_all_run(tmp_path):
     assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
     found = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db").search_runs(["1"])
     assert [run.info.status for run in found] == ["FINISHED"] * 3
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("# Best\n\ntrial 7", "# Best\n\ntrial 7"),
+        ("x" * 8_000, "x" * 8_000),
+        ("a line\n" * 2_000, None),
+        ("é" * 9_000, None),
+    ],
+)
+def test_a_description_is_shown_and_never_cut_without_a_word(folder, given, kept):
+    with runs.start_run("search_head", Options()) as run:
+        run.describe("before")
+        run.describe(given)
+    found = MlflowClient().get_run(run.id).data.tags["mlflow.note.content"]
+    if kept is None:
+        assert len(found) <= 8_000 and found.endswith("\n\n(The rest is too long to be shown here.)")
+        start = found[: found.index("\n\n(")]
+        assert given.startswith(start) and len(start) > 7_900
+    else:
+        assert found == kept
