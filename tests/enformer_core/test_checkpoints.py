@@ -63,6 +63,8 @@ def test_a_digest_of_a_model_is_of_how_it_is_made_too():
     heads = TrackModel(toy_model(seed=1), TrackHeadConfig(4), "lab")
     assert checkpoints.trunk_digest(heads.enformer) == checkpoints.trunk_digest(toy_model(seed=1))
     assert checkpoints.model_digest(heads) != checkpoints.model_digest(toy_model(seed=1))
+    dropping = TrackModel(toy_model(seed=1), TrackHeadConfig(4, dropout=0.5), "lab")
+    assert checkpoints.model_digest(heads) == checkpoints.model_digest(dropping)
 
 
 def test_another_length_uses_the_same_weights_and_crops_nothing(trained):
@@ -77,12 +79,35 @@ def test_another_length_uses_the_same_weights_and_crops_nothing(trained):
 
 
 def test_an_activity_model_loads_with_its_trunk_and_its_track_heads(tmp_path):
-    model = ActivityModel(toy_model(seed=3), ActivityHeadConfig(2, 3, 4), seed=3)
+    model = ActivityModel(toy_model(seed=3), ActivityHeadConfig(2, 3, 4, 5, 0.25), seed=3)
     checkpoints.save(tmp_path / "checkpoint", model)
     loaded = checkpoints.load(tmp_path / "checkpoint", 25_600)  # has a length of its own
     assert isinstance(loaded, ActivityModel) and loaded.config == model.config
     assert checkpoints.digest(model.variables) == checkpoints.digest(loaded.variables)
     outputs = (m(toy_sequence(2), is_training=False)["activity"] for m in (model, loaded))
+    np.testing.assert_array_equal(*outputs)
+
+
+@pytest.mark.parametrize("kind", ["activity", "track model", "head alone"])
+def test_heads_saved_before_they_had_dropout_and_a_hidden_layer_are_those_without(tmp_path, kind):
+    trunk, folder = toy_model(seed=3), tmp_path / "saved"
+    if kind == "activity":
+        model = ActivityModel(trunk, ActivityHeadConfig(2, 3, 4), seed=3)
+    else:
+        model = TrackModel(trunk, TrackHeadConfig(4, num_heads=1), "lab", seed=3)
+    if kind == "head alone":
+        checkpoints.save_head(folder, model, "here")
+    else:
+        checkpoints.save(folder, model)
+    path = folder / "config.json"
+    document = json.loads(path.read_text())
+    head = document["config"]["activity" if kind == "activity" else "head"]
+    for name in ("dropout", "hidden_size") if kind == "activity" else ("dropout",):
+        assert head.pop(name) == 0
+    path.write_text(json.dumps(document))
+    loaded = checkpoints.load_head(folder, trunk) if kind == "head alone" else checkpoints.load(folder)
+    assert loaded.config == model.config
+    outputs = [next(iter(m(toy_sequence(2), is_training=False).values())) for m in (model, loaded)]
     np.testing.assert_array_equal(*outputs)
 
 

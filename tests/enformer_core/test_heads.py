@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -5,7 +6,8 @@ import pytest
 import tensorflow as tf
 from scipy.special import expit
 
-from enformer_core import initial
+from enformer_core import checkpoints, initial
+from enformer_core.activity import ActivityModel, activity_head
 from enformer_core.heads import (
     ACTIVITY_HEADS,
     TRACK_HEADS,
@@ -14,6 +16,8 @@ from enformer_core.heads import (
     TrackHead,
     TrackHeadConfig,
 )
+from enformer_core.track_model import TrackModel, track_head
+from toys import toy_model
 
 
 def softmax(x):
@@ -21,22 +25,31 @@ def softmax(x):
     return e / e.sum(-1, keepdims=True)
 
 
-@pytest.mark.parametrize("config", [ActivityHeadConfig(1, 4, 6), ActivityHeadConfig(3, 5, 2)])
+@pytest.mark.parametrize(
+    "config",
+    [ActivityHeadConfig(1, 4, 6), ActivityHeadConfig(3, 5, 2), ActivityHeadConfig(3, 5, 2, hidden_size=8)],
+)
 def test_the_activity_head_is_attention_flattened_through_one_dense_unit(config):
-    """Against NumPy, head by head."""
+    """Against NumPy, head by head; with a hidden layer on every bin between."""
     embedding = np.random.default_rng(0).normal(size=(2, 7, 12)).astype(np.float32)
     head = ActivityHead(config)
     head(embedding)
     initial.initialize(head, seed=1)
     w = {initial.variable_name(v).removeprefix("activity/"): v.numpy() for v in head.variables}
-    assert set(w) == {"query/w", "key/w", "value/w", "dense/w", "dense/b"}
+    hidden = {"hidden/w", "hidden/b"} if config.hidden_size else set()
+    assert set(w) == {"query/w", "key/w", "value/w", "dense/w", "dense/b"} | hidden
     attended = []
     for h in range(config.num_heads):
         keys = slice(h * config.key_size, (h + 1) * config.key_size)
         values = slice(h * config.value_size, (h + 1) * config.value_size)
         logits = (embedding @ w["query/w"][:, keys]) @ (embedding @ w["key/w"][:, keys]).swapaxes(1, 2)
         attended.append(softmax(logits / np.sqrt(config.key_size)) @ (embedding @ w["value/w"][:, values]))
-    flat = np.concatenate(attended, -1).reshape(2, -1)
+    x = np.concatenate(attended, -1)
+    if hidden:
+        assert w["hidden/w"].std() > 0.1
+        x = x @ w["hidden/w"] + w["hidden/b"]
+        x = x * expit(1.702 * x)
+    flat = x.reshape(2, -1)
     expected = np.log1p(np.exp(flat @ w["dense/w"] + w["dense/b"]))
     assert expected.shape == (2, 1)
     np.testing.assert_allclose(head(embedding), expected, rtol=1e-5)
@@ -48,6 +61,7 @@ def test_the_presets_are_the_published_three():
         "single_64_128": (1, 64, 128),
         "multi_64_64": (4, 64, 64),
     }
+    assert all((c.hidden_size, c.dropout) == (0, 0) for c in ACTIVITY_HEADS.values())
 
 
 def test_gradients_of_a_stored_embedding_are_not_computed():
@@ -70,6 +84,20 @@ def test_gradients_of_a_stored_embedding_are_not_computed():
 def test_sizes_are_positive(field):
     with pytest.raises(ValueError, match=f"{field} is 0; it must be 1 or more"):
         ActivityHeadConfig(**{field: 0})
+
+
+@pytest.mark.parametrize("value", [-1, 2.0])
+def test_a_hidden_layer_is_none_or_has_channels(value):
+    with pytest.raises(ValueError, match=f"hidden_size is {value}; it must be"):
+        ActivityHeadConfig(hidden_size=value)
+
+
+@pytest.mark.parametrize("value", [1, 1.0, -0.1, float("nan"), "0.1", None, True])
+def test_dropout_is_a_share(value):
+    for make in (ActivityHeadConfig, lambda dropout: TrackHeadConfig(3, dropout=dropout)):
+        with pytest.raises(ValueError) as caught:
+            make(dropout=value)
+        assert str(caught.value) == f"dropout is {value!r}; it must be a number from 0 to below 1"
 
 
 @pytest.mark.parametrize("field", ["num_heads", "key_size", "value_size"])
@@ -182,9 +210,119 @@ def test_the_default_head_is_linear_and_the_presets_differ_in_one_layer():
         ("num_tracks", True, "num_tracks is True; it must be a whole number, 1 or more"),
         ("num_heads", 2.0, "num_heads is 2.0; it must be a whole number, 0 or more"),
         ("hidden_size", "8", "hidden_size is '8'; it must be a whole number, 0 or more"),
+        ("dropout", 1, "dropout is 1; it must be a number from 0 to below 1"),
     ],
 )
 def test_sizes_of_a_track_head_are_checked(field, value, said):
     with pytest.raises(ValueError) as caught:
         TrackHeadConfig(**{"num_tracks": 3, field: value})
     assert str(caught.value) == said
+
+
+# --- dropout ------------------------------------------------------------------------------------------------------
+
+RATE = 0.3
+SIZE = 32
+
+
+def gelu(x):
+    return x * expit(1.702 * x)
+
+
+def passing(hidden, track):
+    """A head that hands on embeddings of one, each channel to itself, and what says how many channels were kept.
+
+    Softplus and the sum of the dense layer are undone; a channel is handed on as 1, or dropped to 0.
+    """
+    sizes = {"key_size": 4, "value_size": SIZE, "hidden_size": SIZE if hidden else 0, "dropout": RATE}
+    config = TrackHeadConfig(SIZE, **sizes) if track else ActivityHeadConfig(1, **sizes)
+    head = TrackHead(config, "human") if track else ActivityHead(config)
+    head(tf.ones([1, 5, SIZE]))
+    for variable in head.variables:
+        shape = tuple(variable.shape)
+        variable.assign(np.eye(*shape) if shape == (SIZE, SIZE) else np.full(shape, float(shape[-1] == 1)))
+    one = gelu(1 / (1 - RATE)) / (1 - RATE) if hidden else 1 / (1 - RATE)
+
+    def kept(answer):
+        if track:
+            return np.log(np.expm1(np.asarray(answer, np.float64))) / one
+        return (np.asarray(answer, np.float64) - 1) / one  # softplus is the identity there; 1 is its bias
+
+    return head, kept
+
+
+@pytest.mark.parametrize("track", [False, True])
+@pytest.mark.parametrize("hidden", [False, True])
+def test_dropout_drops_its_share_and_scales_the_rest(hidden, track):
+    """Of 80,000 channels; in front of two layers, the two draw apart from each other."""
+    head, kept = passing(hidden, track)
+    answer = head(tf.ones([500, 5, SIZE]), is_training=True, key=tf.constant([3, 1]))
+    found = kept(answer)
+    if track:  # one channel for each track
+        np.testing.assert_allclose(found, np.where(found > 0.5, 1, 0), atol=1e-4)
+        share = found.mean()
+        assert np.ptp(found.mean((0, 1))) < 0.1 and np.ptp(found.mean((1, 2))) < 0.5
+    else:
+        np.testing.assert_allclose(found, np.round(found), atol=1e-3)
+        share = found.mean() / (5 * SIZE)
+    assert share == pytest.approx((1 - RATE) ** (2 if hidden else 1), abs=0.01)
+
+
+@pytest.mark.parametrize("track", [False, True])
+def test_dropout_is_a_function_of_the_key(track):
+    """However it is run."""
+    head, _ = passing(True, track)
+    x = tf.constant(np.random.default_rng(0).normal(size=(3, 5, SIZE)), tf.float32)
+    keys = [tf.constant(key) for key in ([3, 1], [3, 1], [3, 2], [4, 1])]
+    first, again, *others = [head(x, is_training=True, key=key).numpy() for key in keys]
+    np.testing.assert_array_equal(first, again)
+    for other in others:
+        assert not np.array_equal(first, other)
+    for compiled in (False, True):
+        traced = tf.function(lambda x, key: head(x, is_training=True, key=key), jit_compile=compiled)
+        np.testing.assert_allclose(traced(x, keys[0]), first, rtol=1e-5)
+
+
+@pytest.mark.parametrize("track", [False, True])
+def test_dropout_is_off_when_not_training(track):
+    head, _ = passing(True, track)
+    plain_config = dataclasses.replace(head.config, dropout=0.0)
+    plain = TrackHead(plain_config, "human") if track else ActivityHead(plain_config)
+    x = tf.constant(np.random.default_rng(0).normal(size=(3, 5, SIZE)), tf.float32)
+    plain(x)
+    for variable, value in zip(plain.variables, head.variables, strict=True):
+        variable.assign(value)
+    expected = plain(x)
+    np.testing.assert_array_equal(head(x), expected)
+    np.testing.assert_array_equal(head(x, is_training=False, key=tf.constant([3, 1])), expected)
+    np.testing.assert_array_equal(plain(x, is_training=True), expected)  # which needs no key
+    assert not np.allclose(head(x, is_training=True, key=tf.constant([3, 1])), expected)
+
+
+def test_dropout_needs_a_key_and_a_batch_of_known_size():
+    head, _ = passing(False, True)
+    with pytest.raises(ValueError, match="is_training=True needs key"):
+        head(tf.ones([1, 5, SIZE]), is_training=True)
+    traced = tf.function(lambda x: head(x, is_training=True, key=tf.constant([3, 1])))
+    with pytest.raises(ValueError, match="needs a fixed batch size, found None"):
+        traced.get_concrete_function(tf.TensorSpec([None, 5, SIZE]))
+
+
+@pytest.mark.parametrize("track", [False, True])
+def test_a_head_alone_begins_as_the_one_in_its_model(track):
+    """Their variables have the same names, whatever the scope that one is made in."""
+    trunk = toy_model()
+    if track:
+        config = TrackHeadConfig(4, hidden_size=6, num_heads=2, key_size=4, value_size=4)
+        model = TrackModel(trunk, config, "a lab", seed=5)
+    else:
+        config = ActivityHeadConfig(2, 4, 4, hidden_size=6)
+        model = ActivityModel(trunk, config, seed=5)
+    with tf.name_scope("somewhere"):
+        head = track_head(config, "a lab") if track else activity_head(config)
+    head(tf.zeros([1, trunk.config.num_bins, 2 * trunk.config.channels]))
+    initial.initialize(head, 5)
+    expected, found = checkpoints.arrays(model.head.variables), checkpoints.arrays(head.variables)
+    assert expected.keys() == found.keys() and len(found) == 7
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)

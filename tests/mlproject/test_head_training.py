@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import pickle
 import shutil
 from dataclasses import replace
 from typing import NamedTuple
@@ -13,14 +14,14 @@ import tensorflow as tf
 from enformer_core import checkpoints
 from enformer_core.heads import TRACK_HEADS, TrackHeadConfig
 from enformer_core.losses import poisson, poisson_multinomial
-from enformer_core.track_model import TrackModel
+from enformer_core.track_model import TrackModel, track_head
 from mlproject import embeddings, head_training
 from mlproject.data.batches import other_strand, training_batches, windows_in_order
 from mlproject.data.published_h5 import unnamed_targets
 from mlproject.data.records import Example, TrackDataset, open_dataset, read_shard, write_shard
 from mlproject.data.targets import strand_order, write_targets
 from mlproject.embeddings import EmbeddingCache, sequence_key, trunk_embeddings
-from mlproject.head_training import HeadTrainer, StoredWindows, loss_function
+from mlproject.head_training import HeadTrainer, StoredHeadTrainer, StoredWindows, loss_function
 from toys import TRACK_WINDOWS as COUNTS
 from toys import toy_model, toy_tracks
 
@@ -33,7 +34,18 @@ class Toy(NamedTuple):
     folder: object
 
 
-def make(dataset, folder, *, cache, both=False, head=None, loss="poisson", total_weight=0.2, clip_norm=0.0):
+def make(
+    dataset,
+    folder,
+    *,
+    cache,
+    both=False,
+    head=None,
+    loss="poisson",
+    total_weight=0.2,
+    clip_norm=0.0,
+    decay=0.0,
+):
     enformer = toy_model(seed=1)
     stored = None
     if cache:
@@ -46,6 +58,7 @@ def make(dataset, folder, *, cache, both=False, head=None, loss="poisson", total
         loss=loss_function(loss, total_weight),
         batch_size=2,
         clip_norm=clip_norm,
+        weight_decay=decay,
         reverse_complement=both,
         stored=stored,
         work_dir=folder,
@@ -343,6 +356,40 @@ def test_other_heads_and_losses_train_and_start_again(dataset, toys, head):
     assert train(trainer, 40) == losses
     trainer.reset(6)
     assert any(not np.array_equal(array, first[name]) for name, array in weights(trainer).items())
+
+
+@pytest.mark.slow
+def test_a_head_trains_without_its_trunk_as_with_it(dataset, toys):
+    """In another process, and not compiled; the order of sums differs."""
+    config = {"hidden_size": 6, "num_heads": 2, "key_size": 4, "value_size": 4, "dropout": 0.25}
+    folder = toys(True, True).folder  # whose embeddings are there
+    whole = make(dataset, folder, cache=True, both=True, head=config, clip_norm=1.0, decay=0.1).trainer
+    stored, windows = pickle.loads(pickle.dumps((whole.stored, dataset)))
+    alone = StoredHeadTrainer(
+        track_head(TrackHeadConfig(3, **config), "lab"),
+        windows,
+        loss=loss_function("poisson", 0.2),
+        batch_size=2,
+        clip_norm=1.0,
+        weight_decay=0.1,
+        reverse_complement=True,
+        stored=stored,
+        compiled=False,
+    )
+    losses, found = [], []
+    for trainer in (whole, alone):
+        trainer.reset(5)
+        losses.append(train(trainer, 9))
+        found.append((trainer.evaluate("valid"), trainer.predict("test", 3)))
+    assert np.ptp(losses[0]) > 0.05
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    assert found[1][0].loss == pytest.approx(found[0][0].loss, rel=1e-5)
+    np.testing.assert_allclose(found[1][0].pearson_r, found[0][0].pearson_r, atol=1e-4)
+    np.testing.assert_allclose(found[1][1][0], found[0][1][0], rtol=1e-4)
+    alone.reset(5)
+    assert train(alone, 9) == losses[1]
+    names = [checkpoints.arrays(trainer.head.variables).keys() for trainer in (whole, alone)]
+    assert names[0] == names[1]
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from enformer_core.losses import poisson
-from mlproject.training import Adam, Diverged, Schedule, fit, make_step
+from mlproject.training import Adam, Diverged, Schedule, fit, make_step, step_function
 from toys import toy_model, toy_sequence
 
 SCHEDULE = Schedule(epochs=3, steps_per_epoch=4, warmup_steps=5, learning_rate=0.1)
@@ -53,6 +53,90 @@ def test_training_equals_adam_in_numpy(clip, compiled):
     assert [count for count, _ in seen] == list(range(1, 13))
     assert [metrics["learning_rate"] for _, metrics in seen] == pytest.approx(rates)
     assert result.step == 12 and result.metrics["loss"] == seen[-1][1]["loss"]
+
+
+class Mixed:
+    """A weight `[3, 2]`, a bias of it, and one of relative positions, under squared errors."""
+
+    def __init__(self):
+        random = np.random.default_rng(1)
+        shapes = {"linear/w": (3, 2), "linear/b": (2,), "attention/content_bias": (1, 2, 1, 3)}
+        self.variables = [
+            tf.Variable(random.normal(size=shape), dtype=tf.float32, name=name)
+            for name, shape in shapes.items()
+        ]
+
+    def loss(self, batch, is_training, key):
+        w, b, bias = self.variables
+        y = tf.linalg.matvec(w, batch["target"], transpose_a=True) + b
+        return tf.reduce_sum((y - 3) ** 2) + tf.reduce_sum(
+            (tf.reshape(bias, [2, 3]) - batch["target"]) ** 2
+        ), {}
+
+    def gradients(self, values, target):
+        w, b, bias = values
+        of_y = 2 * (target @ w + b - 3)
+        return [np.outer(target, of_y), of_y, 2 * (bias - target)]
+
+
+DECAY = 0.3
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_weight_decay_equals_adamw_in_numpy(compiled):
+    """Of Loshchilov and Hutter, algorithm 2; weights decay, biases do not."""
+    model = Mixed()
+    values = [v.numpy().astype(np.float64) for v in model.variables]
+    without = [v.copy() for v in values]
+    step = make_step(model.loss, Adam(model.variables, weight_decay=DECAY), compiled=compiled)
+    fit(step, targets(), SCHEDULE, lambda *_: None, seed=0)
+    for decay, found in ((DECAY, values), (0.0, without)):
+        moments = [[np.zeros_like(v), np.zeros_like(v)] for v in found]
+        for count, batch in enumerate(itertools.islice(targets(), 12), 1):
+            rate = 0.1 * min(1, count / 5)
+            gradients = model.gradients(found, batch["target"].numpy().astype(np.float64))
+            for i, gradient in enumerate(gradients):
+                moments[i][0] = 0.9 * moments[i][0] + 0.1 * gradient
+                moments[i][1] = 0.999 * moments[i][1] + 0.001 * gradient**2
+                first, second = moments[i][0] / (1 - 0.9**count), moments[i][1] / (1 - 0.999**count)
+                shrunk = rate * decay * found[i] if i == 0 else 0
+                found[i] = found[i] - rate * first / (np.sqrt(second) + 1e-8) - shrunk
+    for variable, expected in zip(model.variables, values, strict=True):
+        np.testing.assert_allclose(variable, expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(values[0] - without[0]).max() > 0.05
+
+
+def test_weight_decay_equals_adamw_of_pytorch():
+    torch = pytest.importorskip("torch")
+    start = np.random.default_rng(1).normal(size=(3, 1))
+    variable = tf.Variable(start, dtype=tf.float32, name="w")
+    theirs = torch.tensor(start, dtype=torch.float32, requires_grad=True)
+    optimizer = torch.optim.AdamW([theirs], lr=0.1, weight_decay=DECAY)
+    ours = Adam([variable], weight_decay=DECAY)
+    for batch in itertools.islice(targets(), 12):
+        gradient = batch["target"].numpy()[:, np.newaxis]
+        ours.apply([tf.constant(gradient)], tf.constant(0.1))
+        theirs.grad = torch.tensor(gradient)
+        optimizer.step()
+    np.testing.assert_allclose(variable, theirs.detach().numpy(), rtol=1e-5)
+
+
+def test_without_weight_decay_a_step_has_no_operation_for_it():
+    kinds = []
+    for decay in (0.0, 0.1):
+        variable = tf.Variable([[1.0, 2.0, 3.0]], name="value")
+        step = step_function(quadratic(variable), Adam([variable], weight_decay=decay))
+        scalars = tf.TensorSpec([], tf.float32), tf.TensorSpec([2], tf.int32)
+        traced = step.get_concrete_function({"target": tf.TensorSpec([3])}, *scalars)
+        kinds.append([operation.type for operation in traced.graph.get_operations()])
+    assert "AssignSubVariableOp" not in kinds[0] and kinds[1].count("AssignSubVariableOp") == 1
+
+
+def test_decay_leaves_what_has_no_gradient():
+    used, unused = tf.Variable([[1.0, 2.0, 3.0]], name="used"), tf.Variable([[5.0]], name="unused")
+    step = make_step(quadratic(used), Adam([used, unused], weight_decay=0.5))
+    fit(step, targets(), SCHEDULE, lambda *_: None, seed=0)
+    assert unused.numpy() == 5.0
 
 
 def test_epochs_end_after_their_steps():

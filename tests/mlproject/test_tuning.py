@@ -1,4 +1,5 @@
 import functools
+import pickle
 import re
 from itertools import islice
 from types import SimpleNamespace
@@ -8,13 +9,13 @@ import pytest
 import tensorflow as tf
 
 from enformer_core import checkpoints
-from enformer_core.activity import ActivityModel
+from enformer_core.activity import ActivityModel, activity_head
 from enformer_core.heads import ActivityHeadConfig
 from mlproject.data.construct_windows import ConstructWindows, Fold
 from mlproject.embeddings import EmbeddingCache
 from mlproject.resuming import StepCheckpoints
 from mlproject.training import Adam, Diverged, Schedule
-from mlproject.tuning import Tuner, train_fold
+from mlproject.tuning import StoredActivityTrainer, Tuner, train_fold
 from toys import toy_config, toy_constructs, toy_model
 
 HEAD = ActivityHeadConfig(2, 8, 8)
@@ -22,7 +23,7 @@ ROWS = np.array([4, 0, 11, 7, 2])  # of twelve windows; no multiple of the batch
 MODES = {
     "all": {"moving_blocks": None},
     "moving norms": {"moving_blocks": None, "fixed_norms": False},
-    "last": {"moving_blocks": 1},
+    "last": {"moving_blocks": 1, "weight_decay": 0.1},
     "head": {"moving_blocks": 0},
     "stored": {"moving_blocks": 0},
     "lora": {"moving_blocks": 1, "lora_rank": 2},
@@ -34,7 +35,7 @@ def toy_tuner(**changes):
     windows = ConstructWindows(toy_constructs(6), 2048, samples=2, stride=1, seed=0)
     enformer = toy_model(target_length=None, num_transformer_layers=2)
     options = {"lora_rank": 0, "fixed_norms": True, "batch_size": 2, "clip_norm": 1.0, **changes}
-    return Tuner(enformer, HEAD, windows, **options)
+    return Tuner(enformer, options.pop("head", HEAD), windows, **options)
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +220,60 @@ def test_embeddings_are_the_same_at_every_batch_size(tuners, tmp_path):
     keys = one.windows.keys(range(len(one.windows)))
     found, expected = one.embeddings.read(keys), tuners("stored").embeddings.read(keys)
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.fixture(scope="module")
+def with_all(tuners):
+    """A tuner on the stored embeddings whose head has all there is, and decays."""
+    head = ActivityHeadConfig(2, 8, 8, hidden_size=6, dropout=0.25)
+    embeddings = tuners("stored").embeddings
+    return toy_tuner(head=head, moving_blocks=0, weight_decay=0.1, embeddings=embeddings)
+
+
+@pytest.mark.slow
+def test_a_head_trains_without_its_trunk_as_with_it(with_all):
+    """In another process, and not compiled; the order of sums differs."""
+    windows, embeddings = pickle.loads(pickle.dumps((with_all.windows, with_all.embeddings)))
+    head = activity_head(with_all.model.config.activity)
+    options = {"batch_size": 2, "clip_norm": 1.0, "weight_decay": 0.1}
+    alone = StoredActivityTrainer(head, windows, embeddings, **options, compiled=False)
+    losses, answers = [], []
+    for trainer in (with_all, alone):
+        trainer.reset(7)
+        losses.append(train(trainer, 6))
+        answers.append(trainer.predict(ROWS))
+    assert np.ptp(losses[0]) > 0.05
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    np.testing.assert_allclose(answers[1], answers[0], rtol=1e-5)
+    alone.reset(7)
+    assert train(alone, 6) == losses[1]
+    assert (
+        checkpoints.arrays(alone.head.variables).keys() == checkpoints.arrays(with_all.head.variables).keys()
+    )
+
+
+@pytest.mark.slow
+def test_a_training_with_dropout_and_decay_goes_on_bit_by_bit(with_all):
+    """As one that was never stopped; a step draws by its number."""
+    rows, found = np.arange(12), []
+    for stops in (False, True):
+        with_all.reset(7)
+        for count in range(1, 7):
+            if stops and count == 4:
+                kept, moments = checkpoints.arrays(with_all.head.variables), with_all.optimizer.state()
+                with_all.reset(8)
+                checkpoints.assign_variables(with_all.head.variables, kept, "here")
+                with_all.optimizer.restore(moments)
+            batch = next(with_all.batches(rows, 3, count - 1))
+            loss = with_all.step(batch, 1e-3, np.array([3, count], np.int32))["loss"]
+        found.append((float(loss), checkpoints.arrays(with_all.head.variables)))
+    assert found[0][0] == found[1][0]
+    for name, array in found[0][1].items():
+        np.testing.assert_array_equal(found[1][1][name], array, err_msg=name)
+    with_all.reset(7)
+    batch = next(with_all.batches(rows, 3, 0))
+    losses = [float(with_all.step(batch, 0.0, np.array([3, count], np.int32))["loss"]) for count in (1, 1, 2)]
+    assert losses[0] == losses[1] != losses[2]
 
 
 def test_adapters_of_the_whole_trunk_are_in_every_block():

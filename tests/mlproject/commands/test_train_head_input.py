@@ -59,6 +59,9 @@ def refused(words, capsys):
         ("--checkpoint_seconds=-1", "--checkpoint_seconds: found -1.0; it cannot be negative"),
         ("--key_size=0", "--key_size is 0; it must be 1 or more"),
         ("--value_size=-2", "--value_size is -2; it must be 1 or more"),
+        ("--weight_decay=-1", "--weight_decay: found -1.0; it cannot be negative"),
+        ("--dropout=1", "--dropout is 1.0; it must be a number from 0 to below 1"),
+        ("--dropout=-0.5", "--dropout is -0.5; it must be a number from 0 to below 1"),
         ("--head=deep", "--head: found 'deep', expected one of linear, hidden, attention"),
         ("--loss=mse", "--loss: found 'mse', expected one of poisson, poisson_multinomial"),
         ("--cache=maybe", "--cache: found 'maybe', expected one of on, off"),
@@ -255,9 +258,11 @@ def test_what_changes_numbers_is_another_study(data):
         study(dataset, loss="poisson_multinomial"),
         study(dataset, loss="poisson_multinomial", total_weight=1.0),
         study(dataset, batch_size=2),
+        study(dataset, dropout=0.1),
+        study(dataset, weight_decay=0.1),
         study(dataset, eval_split="valid"),
     }
-    assert len(studies) == 10
+    assert len(studies) == 12
     same = {"seeds": (1, 2), "work_dir": Path("there"), "experiment": "other", "checkpoint_seconds": 1.0}
     assert study(dataset, **same, preset="full") == study(dataset)
 
