@@ -63,6 +63,22 @@ def plan_folds(constructs: Sequence[Construct], held_out: Collection[str] = ()) 
     return [fold for fold in folds if not held_out or fold.name in held_out]
 
 
+def search_folds(constructs: Sequence[Construct], held_out: str) -> list[Fold]:
+    """What a search may see when a fold is held out: each of the others is validated on in turn, but one of a split.
+
+    Args:
+      constructs: all of them.
+      held_out: the name of a training of `plan_folds`.
+    """
+    folds = plan_folds(constructs)
+    if len(folds) == 1:
+        return [folds[0]._replace(name="valid")]
+    test = frozenset([held_out])
+    names = frozenset(fold.name for fold in folds) - test
+    in_order = [fold.name for fold in folds if fold.name in names]
+    return [Fold(name, names - {name}, frozenset([name]), test) for name in in_order]
+
+
 class ConstructWindows:
     """The windows drawn on some constructs, each place once. A window is named by its row.
 

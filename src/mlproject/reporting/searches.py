@@ -22,13 +22,14 @@ from mlproject.reporting.search_figures import (
     slice_figure,
     value_of,
 )
-from mlproject.reporting.style import save
+from mlproject.reporting.style import aligned, save
 
 if TYPE_CHECKING:  # half a second, which is for commands that search
     import optuna
     from optuna.trial import FrozenTrial
 
 FAILURE = "failure"  # user attribute of a trial: why it failed
+_ORIGIN = "origin"  # user attribute of a trial: the published head that it is
 _RETRIED = "failed_trial"  # system attribute that Optuna gives to a retried trial: the first try's number
 _BEST_PART = 0.25  # parameters are important for being among these
 
@@ -37,8 +38,9 @@ def search_summary(study: "optuna.Study") -> pd.DataFrame:
     """The trials of a study: complete ones, best first, then pruned, running, waiting and failed ones by number.
 
     Columns: number; state (complete, pruned, running, waiting or failed); value (of complete trials); one for each
-    parameter (missing where the trial had none); epochs (how many were reported); seconds; failure (why it failed);
-    retry_of (the number of the trial that this one tries again).
+    parameter (missing where the trial had none); epochs (how many were reported); seconds; origin (where its
+    parameters are from, if no sampler proposed them); failure (why it failed); retry_of (the number of the trial
+    that this one tries again).
     """
     found = study.get_trials(deepcopy=False)
     names = _parameters(found)
@@ -58,6 +60,7 @@ def search_summary(study: "optuna.Study") -> pd.DataFrame:
             "value": value_of(trial),
             "epochs": len(trial.intermediate_values),
             "seconds": trial.duration.total_seconds() if trial.duration else math.nan,
+            "origin": str(trial.user_attrs.get(_ORIGIN, "")),
             "failure": str(trial.user_attrs.get(FAILURE, "")) if trial.state.name == "FAIL" else "",
             "retry_of": trial.system_attrs.get(_RETRIED),
         }
@@ -65,12 +68,23 @@ def search_summary(study: "optuna.Study") -> pd.DataFrame:
     ]
     kinds = {"number": "int64", "value": "float64", "epochs": "int64", "seconds": "float64"}
     frame = pd.DataFrame(
-        rows, columns=["number", "state", "value", "epochs", "seconds", "failure", "retry_of"]
+        rows, columns=["number", "state", "value", "epochs", "seconds", "origin", "failure", "retry_of"]
     )
     frame = frame.astype({**kinds, "retry_of": "Int64"})
     for at, name in enumerate(names, 3):
         frame.insert(at, name, _column([trial.params.get(name) for trial in trials]))
     return frame
+
+
+def search_text(summary: pd.DataFrame, most: int) -> str:
+    """A table for the terminal: the best trials of a `search_summary`, at most so many, and what they chose."""
+    best = summary[summary["state"] == "complete"].head(most)
+    names = list(summary.columns[3 : summary.columns.get_loc("epochs")])
+    lines = [["trial", "objective", *names, "origin"]]
+    for row in best.to_dict("records"):
+        chosen = ["" if pd.isna(row[name]) else _number(row[name]) for name in names]
+        lines.append([str(row["number"]), f"{row['value']:.4f}", *chosen, row["origin"]])
+    return aligned(lines)
 
 
 def write_search_figures(study: "optuna.Study", objective: str, folder: Path) -> list[Path]:

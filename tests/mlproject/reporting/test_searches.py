@@ -94,7 +94,7 @@ def test_the_table_is_sorted_best_first(tmp_path):
     frame = search_summary(mixed())
     assert list(frame) == [
         *("number", "state", "value", "num_heads", "learning_rate", "hidden_size", "kind", "key_size"),
-        *("epochs", "seconds", "failure", "retry_of"),
+        *("epochs", "seconds", "origin", "failure", "retry_of"),
     ]
     assert frame["number"].tolist() == [2, 7, 4, 1, 0, 6, 3, 8, 5]
     assert frame["state"].tolist() == ["complete"] * 6 + ["pruned", "running", "failed"]
@@ -119,6 +119,17 @@ def test_the_table_is_sorted_best_first(tmp_path):
     assert search_summary(mixed("minimize"))["number"].tolist() == [0, 1, 4, 7, 2, 6, 3, 8, 5]
     empty = search_summary(study_of())
     assert len(empty) == 0 and list(empty)[:3] == ["number", "state", "value"]
+
+
+def test_the_text_has_the_best_trials_and_where_they_are_from():
+    study = study_of(
+        trial(0.1), trial(0.7, heads=16, user_attrs={"origin": "single_64_64"}), trial(state="FAIL")
+    )
+    lines = search_text(search_summary(study), 1).splitlines()
+    assert lines[0].split() == ["trial", "objective", *study.trials[1].params, "origin"]
+    assert lines[2].split()[:2] == ["1", "0.7000"] and lines[2].split()[-1] == "single_64_64"
+    assert len(lines) == 3
+    assert len(search_text(search_summary(study), 9).splitlines()) == 4  # nor a failed one
 
 
 def test_choices_of_several_kinds_can_be_kept(tmp_path):

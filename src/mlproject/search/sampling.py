@@ -1,0 +1,89 @@
+"""Who proposes the parameters of a trial, and who ends a trial early. All settings are pinned and logged."""
+
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from mlproject.search.store import quietly
+
+SAMPLERS: dict[str, dict[str, Any]] = {
+    # Pinned because Optuna changed them between versions. `group`: key sizes exist only where there are heads.
+    # `constant_liar`: what other workers are at counts as bad, so that they do not all try the same.
+    "tpe": {
+        "n_startup_trials": 10,
+        "n_ei_candidates": 24,
+        "multivariate": True,
+        "group": True,
+        "constant_liar": True,
+    },
+    "random": {},
+}
+PRUNERS: dict[str, dict[str, Any]] = {
+    "median": {"n_startup_trials": 5, "n_warmup_steps": 2, "interval_steps": 1, "n_min_trials": 3},
+    "hyperband": {"min_resource": 1, "reduction_factor": 3},
+    "none": {},
+}
+
+
+class NumberedSampler(optuna.samplers.BaseSampler):
+    """A sampler of `SAMPLERS` whose draws are a function of (seed, number of the trial, trials before it).
+
+    So a study that is stopped and goes on proposes what one never stopped would.
+    """
+
+    def __init__(self, name: str, seed: int):
+        self._name, self._seed = name, seed
+        self._inner = self._of(0)
+
+    def _of(self, number: int) -> optuna.samplers.BaseSampler:
+        seed = (self._seed * 1_000_003 + number) % 2**32
+        with_settings = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
+        with quietly():
+            return with_settings[self._name](seed=seed, **SAMPLERS[self._name])
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self._inner = self._of(trial.number)
+        self._inner.before_trial(study, trial)
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self._inner.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self._inner.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._inner.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Any) -> None:
+        self._inner.after_trial(study, trial, state, values)
+
+
+def settings(sampler: str, pruner: str, seed: int) -> dict[str, Any]:
+    """All that trials are proposed and ended by, to be kept."""
+    return {
+        "optuna": optuna.__version__,
+        "sampler": {"name": sampler, **SAMPLERS[sampler], "seed": f"{seed}, and the number of the trial"},
+        "pruner": {"name": pruner, **PRUNERS[pruner]},
+    }
+
+
+def pruner(name: str, steps: int) -> optuna.pruners.BasePruner:
+    """A pruner of `PRUNERS`.
+
+    Args:
+        name: of it.
+        steps: that a whole trial reports.
+    """
+    if name == "median":
+        return optuna.pruners.MedianPruner(**PRUNERS[name])
+    if name == "hyperband":
+        return optuna.pruners.HyperbandPruner(max_resource=steps, **PRUNERS[name])
+    return optuna.pruners.NopPruner()

@@ -1,0 +1,62 @@
+"""A search that takes seconds: heads on made-up embeddings, of which one channel says the activity."""
+
+import numpy as np
+
+from mlproject.data.construct_windows import ConstructWindows, search_folds
+from mlproject.embeddings import EmbeddingCache
+from mlproject.search import sampling, store
+from mlproject.search.space import Bounds, parse_space
+from mlproject.search.trials import ActivityTask, Budget
+from toys import toy_constructs
+
+BINS, CHANNELS, WINDOW = 4, 8, 512
+
+WORDS = {
+    "num_heads": "1,2",
+    "key_size": "4",
+    "value_size": "4,8",
+    "hidden_size": "0",
+    "dropout": "0",
+    "learning_rate": "1e-4..1e-1:log",
+    "weight_decay": "0",
+}
+BOUNDS = {
+    **{name: Bounds(True, 1) for name in ("num_heads", "key_size", "value_size")},
+    "hidden_size": Bounds(True, 0),
+    "dropout": Bounds(False, 0, 1),
+    "learning_rate": Bounds(False, 0, above_least=True),
+    "weight_decay": Bounds(False, 0),
+}
+
+
+def toy_space(**words):
+    return parse_space({**WORDS, **words}, BOUNDS)
+
+
+def toy_task(folder, *, folds=3, epochs=4, steps=6, checkpoint_seconds=0.0):
+    """Heads on 24 constructs, fold 0 held out; with three folds there are two parts."""
+    windows = ConstructWindows(toy_constructs(24, folds=folds), WINDOW, samples=2, stride=1, seed=0)
+    cache = EmbeddingCache(folder / "embeddings", BINS, CHANNELS)
+    random = np.random.default_rng(0)
+
+    def embed(rows):
+        found = random.normal(size=(len(rows), BINS, CHANNELS))
+        found[:, :, 0] = 3 * windows.targets(rows)
+        return found
+
+    cache.fill(windows.keys(range(len(windows))), embed, batch_size=8)
+    budget = Budget(epochs, steps, 4, 1.0, 7, checkpoint_seconds)
+    return ActivityTask(windows, tuple(search_folds(windows.constructs, "0")), cache, budget)
+
+
+def toy_study(
+    storage, *, name="toy", direction="maximize", sampler="tpe", pruner="none", steps=8, **settings
+):
+    return store.open_study(
+        storage,
+        name,
+        direction=direction,
+        settings=settings,
+        sampler=sampling.NumberedSampler(sampler, 3),
+        pruner=sampling.pruner(pruner, steps),
+    )
