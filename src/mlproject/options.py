@@ -11,6 +11,7 @@ wrong word as a box of several lines, draws the help page.
 import dataclasses
 import difflib
 import math
+import shlex
 import types
 import typing
 from collections.abc import Sequence
@@ -66,6 +67,15 @@ def parse(options_class: type[T], argv: Sequence[str], *, program: str = "") -> 
 def as_words(options: Any) -> dict[str, str]:
     """Every option of a dataclass instance as the word that `parse` reads back."""
     return {field.name: _word(getattr(options, field.name)) for field in dataclasses.fields(options)}
+
+
+def command_line(command: str, options: Any) -> str:
+    """The words that run a command with these options, those that are as by default left out."""
+    default = as_words(type(options)())
+    given = [
+        f"--{name} {shlex.quote(word)}" for name, word in as_words(options).items() if word != default[name]
+    ]
+    return " ".join(["python -m mlproject", command, *given])
 
 
 def nearest(found: str, known: Sequence[str]) -> str:

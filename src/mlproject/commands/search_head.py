@@ -19,7 +19,7 @@ from mlproject.data.construct_windows import Fold, plan_folds, search_folds
 from mlproject.data.records import TrackDataset
 from mlproject.embeddings import trunk_embeddings, trunk_key
 from mlproject.errors import InputError
-from mlproject.options import as_words
+from mlproject.options import command_line
 from mlproject.resuming import fingerprint, only_one
 from mlproject.search import sampling, store
 from mlproject.search.mirror import Mirror
@@ -311,7 +311,7 @@ def _on_constructs(options: Options) -> _Subject:
         finetune.train_child(chosen(params), child, tuner, final, folder, label)
 
     def words(params: dict[str, Number]) -> str:
-        return _words("finetune", dataclasses.replace(chosen(params), folds=(final.name,)))
+        return command_line("finetune", dataclasses.replace(chosen(params), folds=(final.name,)))
 
     return _Subject(enformer, windows.digest, len(folds), budget, fill, train, words)
 
@@ -343,7 +343,7 @@ def _on_tracks(options: Options) -> _Subject:
         train_head.train_child(chosen, child, trainer, options.seed, folder, label)
 
     def words(params: dict[str, Number]) -> str:
-        return _words("train_head", _train_head_options(options, params, dataset))
+        return command_line("train_head", _train_head_options(options, params, dataset))
 
     return _Subject(enformer, dataset.digest, 1, budget, fill, train, words)
 
@@ -371,13 +371,6 @@ def _shared(kind: type, options: Options, **changed: Any) -> Any:
     }
     kept = {name: getattr(options, name) for name in names - set(SEARCHED) - set(changed)}
     return kind(**kept, **changed)
-
-
-def _words(command: str, chosen: Any) -> str:
-    """A command line with the options that are not as they are by default."""
-    default = as_words(type(chosen)())
-    words = [f"--{name} {word}" for name, word in as_words(chosen).items() if word != default[name]]
-    return " ".join(["python -m mlproject", command, *(word for word in words if "--experiment" not in word)])
 
 
 # --- the search ---------------------------------------------------------------------------------------------------
@@ -432,34 +425,70 @@ def _finish(
         for path in reporting.write_search_figures(study, objective, Path(temporary)):
             run.keep(path)
     counted = f"{found.complete} trials complete, {found.pruned} pruned, {found.failed} failed"
+    _describe(run, study, params, counted, objective)
     print(f"\n{counted}; the best by {objective}:\n{reporting.search_text(table, _MOST_SHOWN)}\n")
+    how = run.share_comparison(
+        identity,
+        group="",
+        colors={},
+        metrics=["objective"],
+        params=SEARCHED,
+        series=("validation/pearson", "validation/loss"),
+        tags=("state", store.ORIGIN),
+        ascending=options.objective == "loss",
+    )
     outcomes = train_each(
         run,
         [str(best.number)],
         lambda child, name, folder, label: subject.train(child, params, folder, label),
-        lambda child: (child.id, child.metrics()),
+        lambda child: child,
         what="best",
         study=identity,
         folder=options.work_dir / "search_head" / identity,
         params=lambda name: {"best": name, **params, "epochs": options.epochs},
-        said=lambda kept: f"trained for up to {options.epochs} epochs",
+        said=lambda child: f"trained for up to {options.epochs} epochs",
         batch_size=options.batch_size,
     )
     for why in outcomes.failed.values():
         print(f"the best head, trial {best.number}, was not trained: {why}")
-    for run_id, metrics in outcomes.done.values():
-        held_out = {
-            name: value for name, value in metrics.items() if name.startswith(("pearson/", "spearman/"))
-        }
-        run.summarize(held_out)
-        print(f"\nThe best head (trial {best.number}) on what was held out, Pearson r:")
-        print(
-            "  "
-            + ", ".join(f"{name[8:]} {value:.3f}" for name, value in held_out.items() if name.startswith("p"))
-        )
-        print(f"To train it again, or otherwise: {subject.words(params)}")
-        predict = "predict_constructs" if options.task == "constructs" else "predict"
-        print(f"To predict with it: python -m mlproject {predict} --weights runs:/{run_id}")
+    for child in outcomes.done.values():
+        _offer(options, run, child, subject.words(params))
+    print(f"\nTo compare the trials (start the UI first where a command stands above the address):\n{how}")
     if options.weights == "random":
         print("The trunk has random weights: this says nothing of a pretrained Enformer.")
     return outcomes.failed
+
+
+def _describe(
+    run: "Run", study: optuna.Study, params: dict[str, Number], counted: str, objective: str
+) -> None:
+    """What the page of the run says first."""
+    rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in params.items())
+    origin = study.best_trial.user_attrs.get(store.ORIGIN)
+    run.describe(
+        f"**Best {objective}: {study.best_value:.4f}** (trial {study.best_trial.number}"
+        f"{f', the published head {origin}' if origin else ''}); {counted}.\n\n"
+        f"| parameter | best |\n| --- | --- |\n{rows}\n\n"
+        "Artifacts: `search.html` (interactive), `history.png`, `importance.png`, `slice.png`, "
+        "`parallel_coordinates.png`, and the table `trials`. Children: a run for each trial, and `best`, which has "
+        "the head as a model."
+    )
+
+
+def _offer(options: Options, run: "Run", child: "Run", words: str) -> None:
+    """Says how good the best head is on what was held out, and how to use it; registers it where that is asked for."""
+    held_out = {
+        name: value for name, value in child.metrics().items() if name.startswith(("pearson/", "spearman/"))
+    }
+    run.summarize(held_out)
+    numbers = [f"{name[8:]} {value:.3f}" for name, value in held_out.items() if name.startswith("pearson/")]
+    print(f"\nThe best head on what was held out, Pearson r: {', '.join(numbers)}")
+    print(f"To train it again, or otherwise: {words}")
+    command = "predict_constructs" if options.task == "constructs" else "predict"
+    print(f"To predict with it: python -m mlproject {command} --weights runs:/{child.id}")
+    if not options.register:
+        print("To register it: the same command with --register NAME")
+        return
+    tags = {"search": run.id, "weights": options.weights, "data": options.data}
+    version = child.register("model", options.register, tags)
+    print(f"Registered as version {version} of {options.register}: models:/{options.register}/{version}")

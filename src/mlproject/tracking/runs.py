@@ -27,7 +27,7 @@ from mlflow.tracking.context.registry import resolve_tags
 
 from mlproject.errors import InputError, Stopped, one_line
 from mlproject.options import as_words
-from mlproject.tracking import store
+from mlproject.tracking import registry, store
 from mlproject.tracking.comparison import share_comparison
 from mlproject.tracking.models import Shape, log_saved_model
 
@@ -289,6 +289,10 @@ class Run:
             input_shape=input_shape,
             output_shapes=output_shapes,
         )
+
+    def register(self, name: str, registered_name: str, tags: Mapping[str, str]) -> str:
+        """Makes the model logged as `name` a version of a registered one; returns its number: see `registry`."""
+        return registry.register(self, name, registered_name, tags)
 
     # -- children
 
