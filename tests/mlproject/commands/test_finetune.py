@@ -12,6 +12,7 @@ from scipy import stats
 
 from enformer_core import checkpoints
 from enformer_core.activity import ActivityModel
+from enformer_core.heads import ActivityHeadConfig
 from foreign import save_tensorhub
 from mlproject import __main__ as door
 from mlproject import baselines
@@ -56,6 +57,7 @@ def studies(tmp_path_factory, data, empty_store):
     beyond = [one._replace(activity=1e25 * one.activity) if one.fold == "0" else one for one in CONSTRUCTS]
     early = {"--trainable": "head", "--learning_rate": "0.003", "--epochs": "25", "--patience": "2"}
     adapters = {"--trainable": "1", "--lora_rank": "2", "--epochs": "2"}
+    adapters |= {"--hidden_size": "8", "--dropout": "0.25", "--weight_decay": "0.1"}
     commands = {
         "whole": {"--data": data},
         "early": {"--data": write(folder / "once.tsv", once), **early},
@@ -297,7 +299,11 @@ def test_a_fold_that_diverges_is_shown_and_the_rest_is_trained(studies):
     assert "traceback.txt" in store.artifacts(store.children["fold 1"])
     (parent,) = store.parents
     assert parent.info.status == "FAILED" and set(table(store, parent)["fold"]) == {"0"}
-    model = checkpoints.load(store.fetch(store.children["fold 0"], "checkpoint"))
+    child = store.children["fold 0"]
+    expected = {"hidden_size": "8", "dropout": "0.25", "weight_decay": "0.1"}
+    assert expected.items() <= child.data.params.items()
+    model = checkpoints.load(store.fetch(child, "checkpoint"))
+    assert model.config.activity == ActivityHeadConfig(1, 64, 64, hidden_size=8, dropout=0.25)
     assert not any("adapter" in variable.name for variable in model.variables)
 
 
@@ -340,6 +346,10 @@ def in_this_process(monkeypatch):
         ("--learning_rate=-1", "--learning_rate: found -1.0; it cannot be negative"),
         ("--patience=-1", "--patience: found -1; it cannot be negative"),
         ("--lora_rank=-1", "--lora_rank: found -1; it cannot be negative"),
+        ("--weight_decay=-0.1", "--weight_decay: found -0.1; it cannot be negative"),
+        ("--hidden_size=-1", "--hidden_size is -1; it must be 0 or more"),
+        ("--dropout=1", "--dropout is 1.0; it must be a number from 0 to below 1"),
+        ("--dropout=-0.5", "--dropout is -0.5; it must be a number from 0 to below 1"),
         ("--seed=-1", "--seed: found -1; it must be from 0 to 2147483647"),
         ("--head=single", "--head: found 'single', expected one of single_64_64, single_64_128, multi_64_64"),
         ("--key_size=-3", "--key_size is -3; it must be 1 or more"),

@@ -56,7 +56,13 @@ def studies(tmp_path_factory, data, empty_store):
     checkpoints.save(folder / "track_model", other_head)
     one = {"--seeds": "1", **SHORT, "--reverse_complement": "false", "--weights": str(folder / "enformer")}
     multinomial = {"--loss": "poisson_multinomial", "--head": "attention", "--key_size": "8"}
-    hidden = {"--head": "hidden", "--weights": str(folder / "track_model"), "--eval_split": "valid"}
+    regularized = {"--dropout": "0.1", "--weight_decay": "0.1"}
+    hidden = {
+        "--head": "hidden",
+        **regularized,
+        "--weights": str(folder / "track_model"),
+        "--eval_split": "valid",
+    }
     commands = {
         "whole": {"--data": data},
         "multinomial": {"--data": data, **one, **multinomial},
