@@ -33,6 +33,7 @@ def share_comparison(
     series: Sequence[str] = ("loss", "validation/pearson"),
     others: str = "By category",
     tags: Sequence[str] = (),
+    columns: Sequence[str] = (),
     ascending: bool = False,
 ) -> str:
     """Shares a view of the child runs tagged with `grid` in the experiment of `run`; returns how to open it.
@@ -45,12 +46,13 @@ def share_comparison(
         grid: value of the tag `grid`.
         group: parameter that names what is compared; runs that have none are left out. Without one, "", every child
             run is a row of its own.
-        colors: a colour (#RRGGBB) for each value of `group`.
+        colors: a colour (#RRGGBB) for each value of `group`; without one, for each run by its name.
         metrics: final numbers, most important first: it orders the groups and colours the parallel lines.
-        params: parameters that begin the parallel coordinates.
+        params: parameters that begin the parallel coordinates, which leave out a run that has not all of them.
         series: metrics by step.
         others: title above the metrics but the first.
         tags: columns of the table before the others.
+        columns: parameters that are columns of the table only, as those that not every run has.
         ascending: the lowest first metric is the best.
 
     Returns:
@@ -65,6 +67,7 @@ def share_comparison(
         view = _view(grid, group, list(metrics), list(params), list(series), others)
         view["orderByAsc"] = ascending
         view["selectedColumns"][:0] = [f"tags.`{tag}`" for tag in tags]
+        view["selectedColumns"] += [f"params.`{name}`" for name in columns]
         if not group:
             _ungroup(view, grid)
         run.client.set_experiment_tag(run.experiment_id, f"mlflow.sharedViewState.{name}", json.dumps(view))
@@ -77,7 +80,7 @@ def share_comparison(
 
 def _paint(run: "Run", grid: str, group: str, colors: Mapping[str, str]) -> None:
     for found in run.client.search_runs([run.experiment_id], f"tags.grid = '{grid}'"):
-        color = colors.get(found.data.params.get(group, ""))
+        color = colors.get((found.data.params.get(group) if group else found.info.run_name) or "")
         if color and found.data.tags.get("mlflow.runColor") != color:
             run.client.set_tag(found.info.run_id, "mlflow.runColor", color)
 

@@ -71,6 +71,8 @@ def test_a_search_has_a_row_for_each_trial(folder):
         params=("num_heads",),
         series=("validation/loss",),
         tags=("state",),
+        columns=("key_size",),
+        colors={"trial 2": "#56B4E9"},
         ascending=True,
     )
     client = MlflowClient()
@@ -79,8 +81,11 @@ def test_a_search_has_a_row_for_each_trial(folder):
     found = client.search_runs([run.experiment_id], view["searchFilter"], order_by=[order])
     assert [one.info.run_name for one in found] == ["trial 2", "trial 0", "trial 1"]  # and not their parent
     assert view["groupBy"] is None
-    assert view["selectedColumns"] == ["tags.`state`", "metrics.`objective`", "params.`num_heads`"]
+    assert [one.data.tags.get("mlflow.runColor") for one in found] == ["#56B4E9", None, None]
+    params = ["params.`num_heads`", "params.`key_size`"]
+    assert view["selectedColumns"] == ["tags.`state`", "metrics.`objective`", *params]
     charts = view["compareRunCharts"]
+    assert charts[1]["selectedParams"] == ["num_heads"]
     assert [chart["type"] for chart in charts] == ["BAR", "PARALLEL", "LINE"]
     assert [section["name"] for section in view["compareRunSections"]] == ["Overview", "Training"]
     assert {chart["metricSectionId"] for chart in charts} == {
