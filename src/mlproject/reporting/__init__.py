@@ -20,7 +20,7 @@ from mlproject.reporting.grids import (
     variant_colors,
     write_grid,
 )
-from mlproject.reporting.searches import search_summary, search_text, write_search_figures
+from mlproject.reporting.searches import search_summary, search_text, trial_colors, write_search_figures
 from mlproject.reporting.signals import SignalPanel, signal_figure, write_signal_figure
 from mlproject.reporting.tracks import category_summary, numbers_text, track_results, track_table
 
@@ -41,6 +41,7 @@ __all__ = [
     "signal_figure",
     "track_results",
     "track_table",
+    "trial_colors",
     "variant_colors",
     "write_activity_figure",
     "write_grid",

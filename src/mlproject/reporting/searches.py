@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import seaborn as sns
 
 from mlproject.reporting.search_figures import (
     IMPORTANCE,
@@ -85,6 +86,15 @@ def search_text(summary: pd.DataFrame, most: int) -> str:
         chosen = ["" if pd.isna(row[name]) else _number(row[name]) for name in names]
         lines.append([str(row["number"]), f"{row['value']:.4f}", *chosen, row["origin"]])
     return aligned(lines)
+
+
+def trial_colors(study: "optuna.Study") -> dict[int, str]:
+    """A colour (#RRGGBB) by number of trial: complete ones darker the better, failed ones orange, others grey."""
+    search = read_search(study, "")
+    worst_first = sorted(search.complete, key=value_of, reverse=not search.maximizes)
+    shades = sns.color_palette("crest", len(worst_first)).as_hex()
+    colors = {trial.number: "#D55E00" if trial.state.name == "FAIL" else "#B0B0B0" for trial in search.trials}
+    return colors | {trial.number: shade.upper() for trial, shade in zip(worst_first, shades, strict=True)}
 
 
 def write_search_figures(study: "optuna.Study", objective: str, folder: Path) -> list[Path]:

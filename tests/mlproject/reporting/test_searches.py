@@ -17,7 +17,13 @@ from matplotlib.patches import Rectangle
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
-from mlproject.reporting import search_figures, search_summary, searches, write_search_figures
+from mlproject.reporting import (
+    search_figures,
+    search_summary,
+    search_text,
+    searches,
+    write_search_figures,
+)
 
 HEADS = CategoricalDistribution([8, 0, 2, 16])
 KEYS = CategoricalDistribution([64, 16, 32])
@@ -130,6 +136,18 @@ def test_the_text_has_the_best_trials_and_where_they_are_from():
     assert lines[2].split()[:2] == ["1", "0.7000"] and lines[2].split()[-1] == "single_64_64"
     assert len(lines) == 3
     assert len(search_text(search_summary(study), 9).splitlines()) == 4  # nor a failed one
+
+
+def test_colours_of_trials():
+    for direction, best_first in (("maximize", [2, 7, 4, 1, 0]), ("minimize", [0, 1, 4, 7, 2])):
+        colors = searches.trial_colors(mixed(direction))
+        assert [*sorted(colors)] == [*range(9)]
+        assert [sum(to_rgb(colors[number])) for number in best_first] == sorted(
+            sum(to_rgb(colors[number])) for number in best_first
+        )
+        assert colors[3] == colors[6] == colors[8] == "#B0B0B0" and colors[5] == "#D55E00"
+        assert all(re.fullmatch("#[0-9A-F]{6}", color) for color in colors.values())
+    assert searches.trial_colors(study_of()) == {}
 
 
 def test_choices_of_several_kinds_can_be_kept(tmp_path):
