@@ -85,7 +85,9 @@ class Space:
     def holds(self, values: Mapping[str, Number]) -> bool:
         """Whether the space has this choice."""
         return all(
-            value == self.fixed[name] if name in self.fixed else _holds(self.searched[name], value)
+            value == self.fixed[name]
+            if name in self.fixed
+            else name in self.searched and _holds(self.searched[name], value)
             for name, value in values.items()
         )
 
@@ -174,8 +176,8 @@ def _holds(distribution: BaseDistribution, value: Number) -> bool:
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
     assert isinstance(distribution, IntDistribution | FloatDistribution)
-    step = distribution.step
-    on_a_step = not step or abs((value - distribution.low) / step % 1) < 1e-9
+    steps = (value - distribution.low) / (distribution.step or 1)
+    on_a_step = not distribution.step or abs(steps - round(steps)) < 1e-9
     return distribution.low <= value <= distribution.high and on_a_step
 
 
