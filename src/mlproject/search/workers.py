@@ -16,14 +16,15 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from mlproject.errors import Stopped, one_line
+from mlproject.errors import InputError, Stopped, one_line
 
 _SPAWN = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
-_MOST_IDLE_DEATHS = 3  # a worker that ends with nothing to do cannot work here
+_MOST_IDLE_DEATHS = 3  # in a row: workers that end before they train anything cannot work here
 _END_SECONDS = 30.0  # for a worker to write its checkpoint when it is asked to stop
 
 
-_BYTES = 1.5e9  # of a worker: TensorFlow, a head, its optimizer and the batches under way
+_HELD_BYTES = 2**29  # embeddings that are more are read from disk for each batch
+_BYTES = 1.5e9  # of a worker: TensorFlow, a head, its optimizer and the embeddings that are held
 
 
 def count_for(trials: int) -> int:
@@ -54,9 +55,9 @@ class End(NamedTuple):
     """How a trial has ended."""
 
     how: str
-    """done, pruned, failed, or lost: its worker is gone and has not said why."""
+    """done, pruned, failed, refused: the user must mend something, or lost: its worker is gone and has not said why."""
     why: str = ""
-    """Of failed and lost: in one line."""
+    """Of the last three: in one line."""
 
 
 class Workers:
@@ -71,6 +72,7 @@ class Workers:
         self._folder = folder
         self._task: Any = None
         self._idle_deaths = 0
+        self._ready: set[int] = set()
         self._orders: dict[int, Order | None] = {}
         self._processes: dict[int, tuple[Any, Connection]] = {}
         folder.mkdir(parents=True, exist_ok=True)
@@ -118,12 +120,21 @@ class Workers:
                 process.join()
                 why = f"its worker ended with {_ending(process.exitcode)}{self._last_words(place)}"
                 connection.close()
-                self._idle_deaths += order is None
+                began = order is not None and place in self._ready
+                self._idle_deaths += not began
                 if self._idle_deaths > _MOST_IDLE_DEATHS:
                     raise RuntimeError(f"workers cannot run: {why}") from None
                 self._start(place)
                 self._send(place, self._task)
+                if not began:
+                    if order is not None:  # nothing has come of it yet
+                        self.train(order)
+                    continue
                 said = End("lost", why)
+            if said is None:  # ready
+                self._ready.add(place)
+                continue
+            self._idle_deaths = 0
             if order is not None:
                 if isinstance(said, End):
                     self._orders[place] = None
@@ -138,8 +149,8 @@ class Workers:
     def close(self, at_once: bool = True) -> None:
         """Ends them all; those that are at work at once, or after they have written a checkpoint."""
         for place, (process, connection) in self._processes.items():
-            if self._orders[place] is not None:
-                process.kill() if at_once else process.terminate()
+            if self._orders[place] is not None or place not in self._ready:
+                process.kill() if at_once or place not in self._ready else process.terminate()
             connection.close()  # one that waits finds that there is nobody
         for process, _ in self._processes.values():
             process.join(_END_SECONDS)
@@ -155,6 +166,7 @@ class Workers:
         theirs.close()  # the worker's end alone, so that its death is an end of file here
         self._processes[place] = process, ours
         self._orders[place] = None
+        self._ready.discard(place)
 
     def _send(self, place: int, what: Any) -> None:
         with contextlib.suppress(OSError):  # it has died: `events` finds that
@@ -188,6 +200,7 @@ def _work(connection: Connection, log: Path) -> None:
         from mlproject.search import trials
 
         task = connection.recv()
+        connection.send(None)  # ready
         while True:
             order: Order = connection.recv()
 
@@ -202,6 +215,8 @@ def _work(connection: Connection, log: Path) -> None:
                 end = End("pruned")
             except (EOFError, BrokenPipeError):
                 return
+            except InputError as error:
+                end = End("refused", one_line(error))
             except Exception as error:
                 end = End("failed", one_line(error))
             connection.send(end)
