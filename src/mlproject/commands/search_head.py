@@ -23,7 +23,7 @@ from mlproject.options import command_line
 from mlproject.resuming import fingerprint, only_one
 from mlproject.search import sampling, store
 from mlproject.search.mirror import Mirror
-from mlproject.search.running import Plan, left, queue, run_trials
+from mlproject.search.running import Plan, left, run_trials
 from mlproject.search.space import Bounds, Number, Space, parse_space
 from mlproject.search.trials import ActivityTask, Budget, TracksTask
 from mlproject.search.workers import Workers, count_for
@@ -132,6 +132,7 @@ _OF_THE_STUDY = (
     "objective",
     "sampler",
     "pruner",
+    "published_first",
     "trial_epochs",
     "steps_per_epoch",
     "batch_size",
@@ -169,11 +170,11 @@ def check(options: Options) -> None:
         for name in names:
             if task != options.task and getattr(options, name) != getattr(Options, name):
                 raise InputError(f"--{name}: is for --task {task}; found {options.task}")
-    store.open_storage(store.address(options.storage, options.work_dir))
     if options.task == "constructs":
         finetune.check(_finetune_options(options, space.some()))
     else:
         train_head.check(_train_head_options(options, space.some()))
+    store.open_storage(store.address(options.storage, options.work_dir))
 
 
 def run(options: Options, run: "Run") -> int:
@@ -215,6 +216,7 @@ def run(options: Options, run: "Run") -> int:
             options.objective,
             subject.budget,
             options.work_dir / "search_head" / identity,
+            _presets(options) if options.published_first else {},
         )
         mirror = Mirror(run, identity, study)
         _search(options, study, mirror, subject, space, plan)
@@ -382,14 +384,13 @@ def _search(
     alone = not store.is_url(store.address(options.storage, options.work_dir))
     if given_up := store.give_up_stale(study, alone):
         print(f"{len(given_up)} trials were under way when a command was killed; they are done again")
-    queue(study, space, _presets(options) if options.published_first else {}, plan.trials)
     mirror.follow_all()
     found = store.counts(study)
     if not left(study, plan):
         print(f"all {found.all} trials were done before")
         return
     if found.complete + found.pruned + found.failed:
-        print(f"{found.all - found.waiting} trials were done before")
+        print(f"{found.complete + found.pruned + found.failed} trials were done before")
     workers = Workers(options.workers or count_for(plan.trials), options.work_dir / "search_head" / "logs")
     try:
         began = time.perf_counter()

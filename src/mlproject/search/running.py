@@ -2,20 +2,22 @@
 
 import dataclasses
 import math
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import optuna
-from optuna.trial import TrialState
+from optuna.storages._heartbeat import BaseHeartbeat
+from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
 from mlproject import stopping
-from mlproject.errors import Stopped
+from mlproject.errors import InputError, Stopped
 from mlproject.search import store
 from mlproject.search.mirror import Mirror
 from mlproject.search.space import Number, Space, shown
-from mlproject.search.trials import Budget, Objective, worth
+from mlproject.search.trials import Budget, Objective, Validation, worth
 from mlproject.search.workers import End, Order, Report, Workers
 
 _WAIT_SECONDS = 0.5
@@ -33,6 +35,8 @@ class Plan:
         objective: what is looked for.
         budget: of a trial.
         folder: for checkpoints of trials under way.
+        first: choices that people have made, a value for each option by what the choice is called; a study begins with
+            those that its space has.
     """
 
     trials: int
@@ -40,28 +44,13 @@ class Plan:
     objective: Objective
     budget: Budget
     folder: Path
+    first: Mapping[str, Mapping[str, Number]] = dataclasses.field(default_factory=dict)
 
 
 def left(study: optuna.Study, plan: Plan) -> bool:
     """Whether trials are to be run yet."""
     found = store.counts(study)
     return found.waiting > 0 or found.all < plan.trials
-
-
-def queue(study: optuna.Study, space: Space, presets: Mapping[str, Mapping[str, Number]], most: int) -> None:
-    """Puts choices that people have made first in a study that is new, those that the space has.
-
-    Args:
-        study: new if it has no trials.
-        space: of the search.
-        presets: a value for each option, by what the choice is called.
-        most: trials of the study.
-    """
-    if study.get_trials(deepcopy=False):
-        return
-    for name, params in [(name, params) for name, params in presets.items() if space.holds(params)][:most]:
-        searched = {option: value for option, value in params.items() if option in space.searched}
-        study.enqueue_trial(searched, user_attrs={store.ORIGIN: name})
 
 
 def run_trials(study: optuna.Study, workers: Workers, space: Space, mirror: Mirror, plan: Plan) -> None:
@@ -79,8 +68,8 @@ def run_trials(study: optuna.Study, workers: Workers, space: Space, mirror: Mirr
         bar.update(_ended(study))
         while not should_stop():
             in_time = not plan.timeout or time.monotonic() - began < plan.timeout
-            while workers.idle and in_time and left(study, plan):
-                search.begin_trial()
+            while workers.idle and in_time and search.begin_trial():
+                pass
             if not workers.busy:
                 break
             search.go_on()
@@ -106,57 +95,102 @@ class _Search:
         self._plan, self._bar = plan, bar
         self._trials: dict[int, optuna.Trial] = {}  # under way
         self._beat_at = 0.0
+        self._first = [(name, params) for name, params in plan.first.items() if space.holds(params)]
 
-    def begin_trial(self) -> None:
-        with store.quietly():  # of heartbeats, which `_beat` sends
-            trial = self._study.ask()
-        trial.set_user_attr(store.OWNER, store.owner())
+    def begin_trial(self) -> bool:
+        """Begins the next trial; false where there is none."""
+        with store.exclusively(self._study):
+            if not left(self._study, self._plan):
+                return False
+            self._queue_first()
+            with store.quietly():  # of heartbeats, which `_beat` sends
+                trial = self._study.ask()
+            trial.set_user_attr(store.OWNER, store.owner())
         params = self._space.suggest(trial)
-        self._trials[trial.number] = trial
-        frozen = self._study.trials[trial.number]
-        first = frozen.system_attrs.get("failed_trial", trial.number)
+        number = trial.number
+        self._trials[number] = trial
+        frozen = self._frozen(number)
+        first = frozen.system_attrs.get("failed_trial", number)
         known = frozen.user_attrs.get(store.VALIDATION, [])
-        self._workers.train(Order(trial.number, params, known, self._plan.folder / f"trial-{first}"))
-        self._beat(now=True)
-        self._mirror.follow(frozen)
+        order = Order(number, params, known, self._plan.folder / f"trial-{first}")
+        if self._was_enough(trial, known):  # when it was killed
+            shutil.rmtree(order.folder, ignore_errors=True)
+            self._end_trial(trial, End("pruned"))
+        else:
+            self._workers.train(order)
+            self._beat(now=True)
+        self._mirror.follow(self._frozen(number))
+        return True
 
     def go_on(self) -> None:
         """Waits for what workers say, and does what follows."""
         for number, said in self._workers.events(_WAIT_SECONDS):
-            trial = self._trials[number]
-            if isinstance(said, Report):
-                self._workers.answer(number, self._is_enough(trial, said))
+            if self._frozen(number).state.is_finished():  # another command has taken this one for dead
+                if isinstance(said, Report):
+                    self._workers.answer(number, True)
+                else:
+                    del self._trials[number]
+            elif isinstance(said, Report):
+                self._workers.answer(number, self._is_enough(self._trials[number], said))
             else:
-                self._end_trial(trial, said)
-            self._mirror.follow(self._study.trials[number])
+                self._end_trial(self._trials[number], said)
+            self._mirror.follow(self._frozen(number))
         self._beat()
 
     def stop(self) -> None:
         """Ends the workers after a checkpoint, and queues their trials again."""
         self._workers.close(at_once=False)
         for number in list(self._trials):
-            self._give_up(number, "the command was stopped")
+            del self._trials[number]
+            if not self._frozen(number).state.is_finished():
+                store.give_up(self._study, number, "the command was stopped")
         self._mirror.follow_all()
 
     # -- inside
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        """A trial as the store has it, only to be read."""
+        return self._study.get_trials(deepcopy=False)[number]
+
+    def _queue_first(self) -> None:
+        """Makes the next trial what people have chosen, in its turn: queued one by one, so that retries come first."""
+        found = store.counts(self._study)
+        if not found.waiting and found.all < len(self._first):
+            name, params = self._first[found.all]
+            searched = {option: value for option, value in params.items() if option in self._space.searched}
+            self._study.enqueue_trial(searched, user_attrs={store.ORIGIN: name})
+
+    def _was_enough(self, trial: optuna.Trial, known: Validation) -> bool:
+        """Whether a trial that is done again would have been pruned after what it has reported."""
+        for step in range(1, len(known) + 1):
+            self._report(trial, known[:step])
+        return bool(known) and trial.should_prune()
+
+    def _report(self, trial: optuna.Trial, validation: Validation) -> None:
+        """Tells the study what a trial is worth after its reports, unless a Pearson r is undefined as yet."""
+        value = worth(validation, self._plan.budget.epochs, self._plan.objective)
+        if math.isfinite(value) and len(validation) not in self._frozen(trial.number).intermediate_values:
+            trial.report(value, len(validation))
 
     def _is_enough(self, trial: optuna.Trial, report: Report) -> bool:
         """Tells the study what a trial has reported; whether the pruner ends it."""
         validation = [*trial.user_attrs.get(store.VALIDATION, []), [report.loss, report.pearson]]
         trial.set_user_attr(store.VALIDATION, validation)
-        value = worth(validation, self._plan.budget.epochs, self._plan.objective)
-        if not math.isfinite(value):  # a Pearson r that is undefined as yet
-            return False
-        trial.report(value, len(validation))
+        self._report(trial, validation)
         return trial.should_prune()
 
     def _end_trial(self, trial: optuna.Trial, end: End) -> None:
         number = trial.number
-        if end.how == "lost":
-            self._give_up(number, end.why)
-            tqdm.write(f"trial {number}: {end.why}; it is done again")
-            return
         del self._trials[number]
+        if end.how == "refused":
+            store.give_up(self._study, number, end.why)
+            raise InputError(end.why)
+        if end.how == "lost":
+            again = store.give_up(self._study, number, end.why, lost=True)
+            tqdm.write(f"trial {number}: {end.why}{'; it is done again' if again else ', too often'}")
+            if not again:
+                self._bar.update()
+            return
         validation = trial.user_attrs.get(store.VALIDATION, [])
         value = worth(validation, self._plan.budget.epochs, self._plan.objective) if validation else math.nan
         why = end.why
@@ -176,16 +210,15 @@ class _Search:
         ended = _ended(self._study)
         tqdm.write(f"[{ended}/{self._plan.trials}] trial {number}: {said} ({shown(trial.params, _SHOWN)})")
 
-    def _give_up(self, number: int, why: str) -> None:
-        del self._trials[number]
-        store.give_up(self._study, number, why)
-
     def _beat(self, now: bool = False) -> None:
-        """Tells a database that has heartbeats that these trials are alive."""
+        """Tells a database that these trials are alive, and gives up those of other commands that are not."""
         storage = self._study._storage
-        if not isinstance(storage, optuna.storages.RDBStorage):
+        if not isinstance(storage, BaseHeartbeat):
             return
-        if now or time.monotonic() - self._beat_at > store.HEARTBEAT_SECONDS:
-            self._beat_at = time.monotonic()
+        due = time.monotonic() - self._beat_at > store.HEARTBEAT_SECONDS
+        if now or due:
             for trial in self._trials.values():
                 storage.record_heartbeat(trial._trial_id)
+        if due:
+            self._beat_at = time.monotonic()
+            store.give_up_stale(self._study, alone=False)

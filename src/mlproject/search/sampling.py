@@ -1,12 +1,13 @@
 """Who proposes the parameters of a trial, and who ends a trial early. All settings are pinned and logged."""
 
+import zlib
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from mlproject.search.store import quietly
+from mlproject.search.store import place, quietly
 
 SAMPLERS: dict[str, dict[str, Any]] = {
     # Pinned because Optuna changed them between versions. `group`: key sizes exist only where there are heads.
@@ -28,23 +29,26 @@ PRUNERS: dict[str, dict[str, Any]] = {
 
 
 class NumberedSampler(optuna.samplers.BaseSampler):
-    """A sampler of `SAMPLERS` whose draws are a function of (seed, number of the trial, trials before it).
+    """A sampler of `SAMPLERS` whose draws are a function of (seed, place of the trial, trials before it).
 
-    So a study that is stopped and goes on proposes what one never stopped would.
+    So a study that is stopped and goes on proposes what one never stopped would: a retry has the place of the trial
+    that it does again.
     """
 
     def __init__(self, name: str, seed: int):
         self._name, self._seed = name, seed
-        self._inner = self._of(0)
+        self._place = 0
+        self._inner = self._of("")
 
-    def _of(self, number: int) -> optuna.samplers.BaseSampler:
-        seed = (self._seed * 1_000_003 + number) % 2**32
+    def _of(self, what: str) -> optuna.samplers.BaseSampler:
+        seed = zlib.crc32(f"{self._seed} {self._place} {what}".encode())
         with_settings = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
         with quietly():
             return with_settings[self._name](seed=seed, **SAMPLERS[self._name])
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self._inner = self._of(trial.number)
+        self._place = place(study, trial)
+        self._inner = self._of("")
         self._inner.before_trial(study, trial)
 
     def infer_relative_search_space(
@@ -60,7 +64,8 @@ class NumberedSampler(optuna.samplers.BaseSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        return self._inner.sample_independent(study, trial, param_name, param_distribution)
+        # each from a start of its own: a retry may have some of them already
+        return self._of(param_name).sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Any) -> None:
         self._inner.after_trial(study, trial, state, values)
@@ -70,7 +75,7 @@ def settings(sampler: str, pruner: str, seed: int) -> dict[str, Any]:
     """All that trials are proposed and ended by, to be kept."""
     return {
         "optuna": optuna.__version__,
-        "sampler": {"name": sampler, **SAMPLERS[sampler], "seed": f"{seed}, and the number of the trial"},
+        "sampler": {"name": sampler, **SAMPLERS[sampler], "seed": f"{seed}, and the place of the trial"},
         "pruner": {"name": pruner, **PRUNERS[pruner]},
     }
 

@@ -11,18 +11,20 @@ import os
 import re
 import secrets
 import socket
+import time
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
-from urllib.parse import urlsplit
 
 import optuna
 import psutil
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
+import sqlalchemy
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from mlproject.errors import InputError, one_line
@@ -32,11 +34,13 @@ VARIABLE = "OPTUNA_STORAGE"  # what Optuna's own command line reads
 HEARTBEAT_SECONDS = 20
 _GRACE_SECONDS = 90  # without a heartbeat, after which a trial on another machine is given up
 _MOST_RETRIES = 3  # a trial that ends its worker each time is given up after so many
+_MAKING_SECONDS = 5.0  # for another command to say what the study that it has just made is of
 
 SETTINGS = "settings"  # user attribute of a study: what may not change while it goes on
 IDENTITY = "identity"  # user attribute of a study: no other study has the same, one of its name in a new store neither
 OWNER = "owner"  # user attribute of a trial: machine, process and the process's start
 VALIDATION = "validation"  # user attribute of a trial: [loss, pearson] of each step it has reported
+LOST = "workers lost"  # user attribute of a trial: how many workers ended in the middle of it, in earlier tries too
 FAILURE = "failure"  # user attribute of a trial: why it failed, in one line
 ORIGIN = "origin"  # user attribute of a trial: what it was taken from, where no sampler proposed it
 
@@ -57,7 +61,8 @@ def is_url(storage: str) -> bool:
 
 def without_password(storage: str) -> str:
     """The address as it may be shown."""
-    return re.sub(r"(://[^/@:]*):[^@]*@", r"\1:***@", storage)
+    hidden = re.sub(r"(://[^/@:\s]*):\S+@", r"\1:***@", storage)
+    return re.sub(r"([?&]\w*password=)[^&\s]+", r"\1***", hidden, flags=re.IGNORECASE)
 
 
 def address(storage: str, work_dir: Path) -> str:
@@ -66,7 +71,7 @@ def address(storage: str, work_dir: Path) -> str:
     Raises:
         InputError: the option has a password, which would be kept among the run's parameters.
     """
-    if is_url(storage) and urlsplit(storage).password:
+    if is_url(storage) and without_password(storage) != storage:
         raise InputError(
             f"--storage {without_password(storage)}: the password would be kept with the run; give the address in the "
             f"variable {VARIABLE} and leave --storage out, or the password in a file of the database's own (.pgpass)"
@@ -90,7 +95,7 @@ def explained(storage: str) -> Iterator[None]:
     except (InputError, KeyboardInterrupt, AssertionError):
         raise
     except Exception as error:
-        if not isinstance(error, OSError | ValueError | KeyError) and not _of_a_store(error):
+        if not _of_a_store(error):
             raise
         reason = without_password(one_line(error))
         raise InputError(
@@ -98,8 +103,15 @@ def explained(storage: str) -> Iterator[None]:
         ) from error
 
 
+_STORES = ("optuna.storages", "sqlalchemy")
+
+
 def _of_a_store(error: BaseException) -> bool:
-    return type(error).__module__.partition(".")[0] in ("sqlalchemy", "alembic", "psycopg", "optuna")
+    """Whether it comes from where studies are kept, and not from the work on a trial."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if any(frame.f_globals.get("__name__", "").startswith(_STORES) for frame in frames):
+        return True
+    return isinstance(error, OSError) and any(frame.f_code is open_storage.__code__ for frame in frames)
 
 
 def open_storage(storage: str) -> BaseStorage:
@@ -112,9 +124,11 @@ def open_storage(storage: str) -> BaseStorage:
         if is_url(storage):
             return RDBStorage(
                 storage,
+                engine_kwargs={
+                    "pool_pre_ping": True
+                },  # connections do not outlive a server, nor every firewall
                 heartbeat_interval=HEARTBEAT_SECONDS,
                 grace_period=_GRACE_SECONDS,
-                heartbeat_stale_trial_callback=_retry(),
             )
         path = Path(storage)
         _refuse_other_file(path)
@@ -194,23 +208,23 @@ def open_study(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     shown = without_password(storage)
     with explained(storage):
-        study = optuna.create_study(
-            storage=open_storage(storage),
-            study_name=name,
-            direction=direction,
-            sampler=sampler,
-            pruner=pruner,
-            load_if_exists=True,
-        )
+        kept_in, wanted = open_storage(storage), json.loads(json.dumps(settings))
+        try:
+            study = optuna.create_study(
+                storage=kept_in, study_name=name, direction=direction, sampler=sampler, pruner=pruner
+            )
+            _describe(study, wanted)
+            return study
+        except optuna.exceptions.DuplicatedStudyError:
+            study = optuna.load_study(storage=kept_in, study_name=name, sampler=sampler, pruner=pruner)
         # Optuna says nothing when a study is opened with another direction
-        if study.direction != StudyDirection[direction.upper()]:
-            found: tuple[str, Any, Any] = ("direction", study.direction.name.lower(), direction)
+        directions = [found.name.lower() for found in study.directions]
+        if directions != [direction]:
+            found: tuple[str, Any, Any] = ("direction", ", ".join(directions), direction)
         else:
-            wanted = json.loads(json.dumps(settings))
-            known = study.user_attrs.get(SETTINGS)
+            known = _settings(study, _MAKING_SECONDS if is_url(storage) else 0.0)
             if known is None and not study.get_trials(deepcopy=False):
-                study.set_user_attr(IDENTITY, secrets.token_hex(8))
-                study.set_user_attr(SETTINGS, wanted)
+                _describe(study, wanted)  # its maker was killed
                 return study
             if known is None:
                 raise InputError(
@@ -225,6 +239,49 @@ def open_study(
         f"storage {shown}: study {name!r} was made with {found[0]} {found[1]}, and this command "
         f"has {found[2]}; choose another --study, or give what it was made with"
     )
+
+
+def _describe(study: optuna.Study, settings: Mapping[str, Any]) -> None:
+    study.set_user_attr(IDENTITY, secrets.token_hex(8))
+    study.set_user_attr(SETTINGS, settings)
+
+
+def _settings(study: optuna.Study, patience: float) -> dict[str, Any] | None:
+    """What a study says that it is of; waits so many seconds for a command that has just made it."""
+    until = time.monotonic() + patience
+    while (known := study.user_attrs.get(SETTINGS)) is None:
+        if time.monotonic() >= until or study.get_trials(deepcopy=False):
+            return None
+        time.sleep(0.1)
+    return known
+
+
+@contextlib.contextmanager
+def exclusively(study: optuna.Study) -> Iterator[None]:
+    """Keeps other commands from asking this study for trials while the block runs, on other machines too.
+
+    A database lets go of the lock however this process ends. At a journal there is one command only.
+    """
+    backend = getattr(study._storage, "_backend", None)
+    if not isinstance(backend, RDBStorage):
+        yield
+        return
+    engine = backend.engine
+    if engine.dialect.name == "sqlite":  # it has no lock of rows, and all its commands are on one machine
+        path = engine.url.database
+        with Path(f"{path}.lock").open("wb") if path else contextlib.nullcontext() as file:
+            if file is not None:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+        return
+    of_study: sqlalchemy.ColumnClause[int] = sqlalchemy.column("study_id")
+    key: sqlalchemy.ColumnClause[str] = sqlalchemy.column("key")
+    attributes = sqlalchemy.table("study_user_attributes", of_study, key)
+    row = sqlalchemy.select(key).select_from(attributes)
+    row = row.where(of_study == study._study_id, key == IDENTITY).with_for_update()
+    with engine.begin() as connection:
+        connection.execute(row)
+        yield
 
 
 # --- trials -------------------------------------------------------------------------------------------------------
@@ -274,12 +331,45 @@ def owner() -> str:
     return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.2f}"
 
 
-def give_up(study: optuna.Study, number: int, why: str) -> None:
-    """Fails a trial whose worker or command has ended, and queues its retry, which keeps what it has reported."""
-    trial = study.trials[number]
+def place(study: optuna.Study, trial: FrozenTrial) -> int:
+    """The number that a trial would have if none had been done again."""
+    first = trial.system_attrs.get("failed_trial", trial.number)
+    before = study.get_trials(deepcopy=False)[:first]
+    return sum("retry_history" not in other.system_attrs for other in before)
+
+
+def give_up(study: optuna.Study, number: int, why: str, lost: bool = False) -> bool:
+    """Fails a trial that nobody is at any more, and queues its retry, which keeps what it has reported.
+
+    Args:
+        study: of the trial.
+        number: of the trial.
+        why: in a line.
+        lost: its worker ended; a trial that does this again and again is not done once more.
+
+    Returns:
+        Whether it is done again.
+    """
+    trials = study.get_trials(deepcopy=False)
+    trial = trials[number]
+    losses = trial.user_attrs.get(LOST, 0) + lost
+    again = losses <= _MOST_RETRIES
+    # The retry first: were this process killed in between, the trial would be lost, or be done twice.
+    if again and number not in retried(trials):
+        kept = {name: value for name, value in trial.user_attrs.items() if name not in (OWNER, FAILURE)}
+        history = [*trial.system_attrs.get("retry_history", []), number]
+        retry = optuna.create_trial(
+            state=TrialState.WAITING,
+            params=trial.params,
+            distributions=trial.distributions,
+            user_attrs={**kept, LOST: losses} if losses else kept,
+            system_attrs={"failed_trial": number, **trial.system_attrs, "retry_history": history},
+            intermediate_values=trial.intermediate_values,
+        )
+        study.add_trial(retry)
     study._storage.set_trial_user_attr(trial._trial_id, FAILURE, why)
     study.tell(number, state=TrialState.FAIL)
-    _retry()(study, trial)
+    return again
 
 
 def give_up_stale(study: optuna.Study, alone: bool) -> list[int]:
@@ -289,20 +379,27 @@ def give_up_stale(study: optuna.Study, alone: bool) -> list[int]:
         study: in a store.
         alone: no other command can be at this study: whatever runs is stale.
     """
-    stale = [
-        trial.number
-        for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
-        if alone or _has_ended(trial.user_attrs.get(OWNER, ""))
-    ]
-    for number in stale:
-        give_up(study, number, "the command that ran it was killed")
-    with quietly():
-        optuna.storages.fail_stale_trials(study)  # by heartbeat: those on other machines
+    with exclusively(study):
+        storage, silent = study._storage, []
+        if isinstance(storage, BaseHeartbeat):
+            silent = storage._get_stale_trial_ids(study._study_id)
+        stale = [
+            trial.number
+            for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+            if alone or trial._trial_id in silent or _has_ended(trial.user_attrs.get(OWNER))
+        ]
+        for number in stale:
+            give_up(study, number, "the command that ran it was killed")
     return stale
 
 
-def _has_ended(process: str) -> bool:
-    """Whether a process of this machine, as `owner` names it, is there no more."""
+def _has_ended(process: str | None) -> bool:
+    """Whether a process of this machine, as `owner` names it, is there no more.
+
+    One that began a trial and was killed before it gave its name has ended too: both are done `exclusively`.
+    """
+    if process is None:
+        return True
     host, _, rest = process.partition(" ")
     if host != socket.gethostname():
         return False
@@ -311,8 +408,3 @@ def _has_ended(process: str) -> bool:
         return f"{psutil.Process(int(number)).create_time():.2f}" != started
     except (psutil.NoSuchProcess, ValueError):
         return True
-
-
-def _retry() -> RetryHeartbeatStaleTrialCallback:
-    with quietly():
-        return RetryHeartbeatStaleTrialCallback(max_retry=_MOST_RETRIES, inherit_intermediate_values=True)

@@ -13,7 +13,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import tensorflow as tf
 
-from enformer_core.heads import ActivityHead, ActivityHeadConfig, TrackHead, TrackHeadConfig
+from enformer_core.activity import activity_head
+from enformer_core.heads import ActivityHeadConfig, TrackHeadConfig
+from enformer_core.track_model import track_head
 from mlproject.data.construct_windows import ConstructWindows, Fold
 from mlproject.data.records import TrackDataset
 from mlproject.embeddings import EmbeddingCache
@@ -75,6 +77,9 @@ class Task(Protocol):
     @property
     def parts(self) -> int: ...
 
+    def hold(self, most_bytes: int) -> None:
+        """Reads the embeddings into memory, if they take no more than this there."""
+
     def training(self, params: Mapping[str, Any]) -> Training: ...
 
 
@@ -98,6 +103,9 @@ class ActivityTask:
     def parts(self) -> int:
         return len(self.folds)
 
+    def hold(self, most_bytes: int) -> None:
+        self.embeddings.hold(self.windows.keys(range(len(self.windows))), most_bytes)
+
     def training(self, params: Mapping[str, Any]) -> "ActivityTraining":
         return ActivityTraining(self, params)
 
@@ -107,7 +115,7 @@ class ActivityTraining:
 
     def __init__(self, task: ActivityTask, params: Mapping[str, Any]):
         self._trainer = trainer = StoredActivityTrainer(
-            ActivityHead(ActivityHeadConfig(**_sizes(params))),
+            activity_head(ActivityHeadConfig(**_sizes(params))),
             task.windows,
             task.embeddings,
             batch_size=task.budget.batch_size,
@@ -144,7 +152,6 @@ class TracksTask:
         stored: their embeddings and targets.
         loss, total_weight: as `loss_function` takes them.
         reverse_complement: training windows are shown on a strand drawn at random.
-        work_dir: as `StoredHeadTrainer` takes it.
         budget: of a trial.
     """
 
@@ -159,6 +166,9 @@ class TracksTask:
     def parts(self) -> int:
         return 1
 
+    def hold(self, most_bytes: int) -> None:
+        self.stored.hold(most_bytes)
+
     def training(self, params: Mapping[str, Any]) -> "TracksTraining":
         return TracksTraining(self, params)
 
@@ -170,7 +180,7 @@ class TracksTraining:
         dataset = task.dataset
         config = TrackHeadConfig(dataset.statistics.num_targets, **_sizes(params))
         self._trainer = trainer = StoredHeadTrainer(
-            TrackHead(config, dataset.organism, reads_data=True),
+            track_head(config, dataset.organism),
             dataset,
             loss=loss_function(task.loss, task.total_weight),
             batch_size=task.budget.batch_size,
