@@ -16,7 +16,7 @@ CORE = {"numpy", "sonnet", "tensorflow", "enformer_core"}
 # who may import what, besides nobody: a file, or a folder ending in /
 ONLY = {
     "mlflow": ("mlproject/tracking/",),
-    "optuna": ("mlproject/search/", "mlproject/reporting/searches.py"),
+    "optuna": ("mlproject/search/", "mlproject/commands/search_head.py", "mlproject/reporting/searches.py"),
     "pyfaidx": ("mlproject/data/",),
     "pyBigWig": ("mlproject/data/",),
     "pybigtools": ("mlproject/data/",),

@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import functools
 import hashlib
+import math
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -89,6 +90,7 @@ class EmbeddingCache:
         self._window_bytes = self._dtype.itemsize * bins * channels
         self._starts: dict[str, int] = {}  # shard -> where in the file its numbers start
         self._places: dict[str, tuple[str, int]] = {}
+        self._held: tuple[dict[str, int], np.ndarray] | None = None
         with explained(f"{folder}: cannot be written"):
             self.folder.mkdir(parents=True, exist_ok=True)
         self._look()
@@ -149,14 +151,23 @@ class EmbeddingCache:
                     self._write([keys[position] for position in shard], np.concatenate(found))
         return len(wanted)
 
+    def hold(self, keys: Sequence[str], most_bytes: int) -> None:
+        """Reads these windows into memory as float32, for many epochs, if they take no more than `most_bytes` there."""
+        names = {key: row for row, key in enumerate(dict.fromkeys(keys))}
+        if 4 * len(names) * math.prod(self.shape) <= most_bytes:
+            self._held = names, self.read(list(names)).astype(np.float32)
+
     def read(self, keys: Sequence[str]) -> np.ndarray:
-        """The embeddings of windows that are there: `[n, bins, channels]` of their dtype.
+        """The embeddings of windows that are there: `[n, bins, channels]` of their dtype, float32 of those that are held.
 
         Files are opened for the call alone: there may be more of them than a process may hold open.
 
         Raises:
             InputError: a window is not there, or its shard cannot be read.
         """
+        if self._held is not None and all(key in self._held[0] for key in keys):
+            rows, held = self._held
+            return held[[rows[key] for key in keys]]
         if missing := self.missing(keys):
             raise InputError(
                 f"{self.folder}: has no {self._what} of {len(missing)} of {len(set(keys))} windows "

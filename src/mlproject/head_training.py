@@ -92,14 +92,14 @@ class StoredWindows:
         places = [f"{subset}-{row}" for subset in self._strands for row in range(self._dataset.count(subset))]
         read_target = _reader(example.target for example in self._in_order())
         self._targets.fill(places, lambda at: np.stack(read_target(at)), batch_size=batch_size)
-        names = [
-            of_window[flipped]
-            for subset, strands in self._strands.items()
-            for of_window in self._named(subset)
-            for flipped in strands
-        ]
         read_codes = _reader(self._codes_in_order())
-        return self._embeddings.fill(names, lambda at: embed(np.stack(read_codes(at))), batch_size=batch_size)
+        return self._embeddings.fill(
+            self._every_name(), lambda at: embed(np.stack(read_codes(at))), batch_size=batch_size
+        )
+
+    def hold(self, most_bytes: int) -> None:
+        """Reads all embeddings into memory, if they take no more than this there."""
+        self._embeddings.hold(self._every_name(), most_bytes)
 
     def read(self, subset: str, rows: Sequence[int], flipped: Sequence[bool]) -> Batch:
         """The batch of these windows: `embedding` `[B, bins, C]` and `target` `[B, bins, tracks]`, float32."""
@@ -111,7 +111,7 @@ class StoredWindows:
                 target[position] = target_of_other_strand(target[position], self._swap)
         # widened here: XLA would multiply in float16, and TensorFlow's first cast of one prints a warning
         return {
-            "embedding": tf.constant(embedding.astype(np.float32)),
+            "embedding": tf.constant(embedding.astype(np.float32, copy=False)),
             "target": tf.constant(target.astype(np.float32)),
         }
 
@@ -134,6 +134,15 @@ class StoredWindows:
                 _write_names(path, names)
             self._names[subset] = names
         return self._names[subset]
+
+    def _every_name(self) -> list[str]:
+        """The names of all windows, on the strands on which they are wanted."""
+        return [
+            of_window[flipped]
+            for subset, strands in self._strands.items()
+            for of_window in self._named(subset)
+            for flipped in strands
+        ]
 
     def _in_order(self) -> Iterator[Example]:
         for subset in self._strands:

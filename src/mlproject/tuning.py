@@ -88,7 +88,7 @@ class StoredActivityTrainer:
         assert self.embeddings is not None
         stored = self.embeddings.read(self.windows.keys(rows))
         # widened here: XLA would multiply in float16, and TensorFlow's first cast of one prints a warning
-        return {"embedding": tf.constant(stored.astype(np.float32))}
+        return {"embedding": tf.constant(stored.astype(np.float32, copy=False))}
 
     def _embedding(self, inputs: Batch, is_training: bool, key: tf.Tensor | None) -> tf.Tensor:
         return inputs["embedding"]
