@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from tqdm import tqdm
 
 from enformer_core import checkpoints
@@ -90,7 +91,7 @@ class EmbeddingCache:
         self._window_bytes = self._dtype.itemsize * bins * channels
         self._starts: dict[str, int] = {}  # shard -> where in the file its numbers start
         self._places: dict[str, tuple[str, int]] = {}
-        self._held: tuple[dict[str, int], np.ndarray] | None = None
+        self._held: tuple[dict[str, int], tf.Tensor] | None = None
         with explained(f"{folder}: cannot be written"):
             self.folder.mkdir(parents=True, exist_ok=True)
         self._look()
@@ -152,22 +153,30 @@ class EmbeddingCache:
         return len(wanted)
 
     def hold(self, keys: Sequence[str], most_bytes: int) -> None:
-        """Reads these windows into memory as float32, for many epochs, if they take no more than `most_bytes` there."""
+        """Reads these windows into memory, for many epochs, if as float32 they take no more than `most_bytes` there."""
         names = {key: row for row, key in enumerate(dict.fromkeys(keys))}
         if 4 * len(names) * math.prod(self.shape) <= most_bytes:
-            self._held = names, self.read(list(names)).astype(np.float32)
+            self._held = names, tf.constant(self.read(list(names)).astype(np.float32))
+
+    def tensor(self, keys: Sequence[str]) -> tf.Tensor:
+        """The embeddings of windows that are there: `[n, bins, channels]` float32; raises as `read`.
+
+        Of windows that are held this copies once, and what a small head trains on is mostly copied.
+        """
+        if self._held is not None and all(key in self._held[0] for key in keys):
+            rows, held = self._held
+            return tf.gather(held, [rows[key] for key in keys])
+        # widened here: XLA would multiply in float16, and TensorFlow's first cast of one prints a warning
+        return tf.constant(self.read(keys).astype(np.float32))
 
     def read(self, keys: Sequence[str]) -> np.ndarray:
-        """The embeddings of windows that are there: `[n, bins, channels]` of their dtype, float32 of those that are held.
+        """The embeddings of windows that are there: `[n, bins, channels]` of their dtype.
 
         Files are opened for the call alone: there may be more of them than a process may hold open.
 
         Raises:
             InputError: a window is not there, or its shard cannot be read.
         """
-        if self._held is not None and all(key in self._held[0] for key in keys):
-            rows, held = self._held
-            return held[[rows[key] for key in keys]]
         if missing := self.missing(keys):
             raise InputError(
                 f"{self.folder}: has no {self._what} of {len(missing)} of {len(set(keys))} windows "

@@ -104,16 +104,12 @@ class StoredWindows:
     def read(self, subset: str, rows: Sequence[int], flipped: Sequence[bool]) -> Batch:
         """The batch of these windows: `embedding` `[B, bins, C]` and `target` `[B, bins, tracks]`, float32."""
         names, strands = self._named(subset), list(zip(rows, flipped, strict=True))
-        embedding = self._embeddings.read([names[row][strand] for row, strand in strands])
+        embedding = self._embeddings.tensor([names[row][strand] for row, strand in strands])
         target = self._targets.read([f"{subset}-{row}" for row in rows])
         for position, (_, strand) in enumerate(strands):
             if strand:
                 target[position] = target_of_other_strand(target[position], self._swap)
-        # widened here: XLA would multiply in float16, and TensorFlow's first cast of one prints a warning
-        return {
-            "embedding": tf.constant(embedding.astype(np.float32, copy=False)),
-            "target": tf.constant(target.astype(np.float32)),
-        }
+        return {"embedding": embedding, "target": tf.constant(target.astype(np.float32))}
 
     def _named(self, subset: str) -> list[list[str]]:
         """The names of each window of a subset on its strand and on the other; read through once, then kept."""

@@ -86,9 +86,7 @@ class StoredActivityTrainer:
     def _inputs(self, rows: np.ndarray) -> Batch:
         """What the embeddings of windows are had from."""
         assert self.embeddings is not None
-        stored = self.embeddings.read(self.windows.keys(rows))
-        # widened here: XLA would multiply in float16, and TensorFlow's first cast of one prints a warning
-        return {"embedding": tf.constant(stored.astype(np.float32, copy=False))}
+        return {"embedding": self.embeddings.tensor(self.windows.keys(rows))}
 
     def _embedding(self, inputs: Batch, is_training: bool, key: tf.Tensor | None) -> tf.Tensor:
         return inputs["embedding"]

@@ -306,8 +306,8 @@ def _params(options: Options, fold: Fold) -> dict[str, Any]:
     }
 
 
-def tuner(options: Options, enformer: Enformer, windows: ConstructWindows) -> Tuner:
-    """What trains as the options say, with its embeddings computed, where they are kept, and compiled.
+def tuner(options: Options, enformer: Enformer, windows: ConstructWindows, *, to_train: bool = True) -> Tuner:
+    """What trains as the options say, with its embeddings computed, where they are kept, and compiled if `to_train`.
 
     Raises:
         InputError: `lora_rank` does not fit the trunk, or embeddings cannot be kept.
@@ -332,7 +332,8 @@ def tuner(options: Options, enformer: Enformer, windows: ConstructWindows) -> Tu
     except ValueError as error:
         raise InputError(f"--lora_rank: {error}") from None
     made.fill_embeddings()
-    made.compile()
+    if to_train:
+        made.compile()
     return made
 
 

@@ -305,7 +305,7 @@ def _on_constructs(options: Options) -> _Subject:
     budget = _budget(options)
 
     def fill() -> ActivityTask:
-        finetune.tuner(some, enformer, windows)
+        finetune.tuner(some, enformer, windows, to_train=False)
         return ActivityTask(windows, folds, trunk_embeddings(options.work_dir, enformer), budget)
 
     def train(child: "Run", params: dict[str, Number], folder: Path, label: str) -> None:
@@ -333,7 +333,7 @@ def _on_tracks(options: Options) -> _Subject:
     budget = _budget(options)
 
     def fill() -> TracksTask:
-        stored = train_head.trainer(some, dataset, enformer).stored
+        stored = train_head.trainer(some, dataset, enformer, to_train=False).stored
         assert stored is not None  # there is no cache=off here
         return TracksTask(
             dataset, stored, options.loss, some.total_weight, options.reverse_complement, budget

@@ -312,8 +312,10 @@ def _params(options: Options, seed: int) -> dict[str, Any]:
     return {"seed": seed, **{name: getattr(options, name) for name in _SHARED_PARAMS}, **sizes}
 
 
-def trainer(options: Options, dataset: TrackDataset, enformer: Enformer) -> HeadTrainer:
-    """What trains as the options say, with its embeddings computed, where they are kept, and compiled.
+def trainer(
+    options: Options, dataset: TrackDataset, enformer: Enformer, *, to_train: bool = True
+) -> HeadTrainer:
+    """What trains as the options say, with its embeddings computed, where they are kept, and compiled if `to_train`.
 
     The trunk's own heads are taken off.
 
@@ -343,7 +345,8 @@ def trainer(options: Options, dataset: TrackDataset, enformer: Enformer) -> Head
         work_dir=options.work_dir,
     )
     made.fill()
-    made.compile()
+    if to_train:
+        made.compile()
     return made
 
 
