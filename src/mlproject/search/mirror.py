@@ -95,7 +95,8 @@ class Mirror:
         state = _STATES[trial.state]
         if not child.done:
             seconds = trial.duration.total_seconds() if trial.duration else 0.0
-            child.summarize({"seconds/total": seconds})
+            if "seconds/total" not in child.metrics():  # one that has failed is told of again by each command
+                child.summarize({"seconds/total": seconds})
             if trial.state == TrialState.COMPLETE:
                 child.summarize({"objective": trial.value or 0.0})
             if trial.state == TrialState.FAIL:

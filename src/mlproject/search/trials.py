@@ -261,6 +261,10 @@ def _train(
         )
         training.reset(budget.seed)
         start = saved.restore()
+        if start // steps > before:  # what was reported since has been lost: it is reported again
+            shutil.rmtree(folder / str(part))
+            training.reset(budget.seed)
+            start = 0
 
         def validate(count: int, part: int = part, steps: int = steps, before: int = before) -> None:
             if count // steps <= before:
