@@ -1,5 +1,8 @@
 """A search that takes seconds: heads on made-up embeddings, of which one channel says the activity."""
 
+import os
+import time
+
 import numpy as np
 
 from mlproject.data.construct_windows import ConstructWindows, search_folds
@@ -60,3 +63,70 @@ def toy_study(
         sampler=sampling.NumberedSampler(sampler, 3),
         pruner=sampling.pruner(pruner, steps),
     )
+
+
+CHOICE = {
+    "num_heads": 1,
+    "key_size": 4,
+    "value_size": 4,
+    "hidden_size": 0,
+    "dropout": 0.0,
+    "learning_rate": 1e-2,
+    "weight_decay": 0.0,
+}
+
+
+class BrokenTask:
+    """Stands in for a `trials.Task` of which no trial can be trained."""
+
+    parts, budget = 1, None
+
+    def __init__(self, error):
+        self._error = error
+
+    def training(self, params):
+        raise self._error
+
+
+class DeadlyTask:
+    """Ends the process that it is sent to."""
+
+    def __reduce__(self):
+        return os._exit, (7,)
+
+
+# --- processes that use a study -----------------------------------------------------------------------------------
+
+
+def new_trial(study, value=None):
+    """A trial that this process has begun, and finished if there is a value."""
+    with store.quietly():
+        trial = study.ask()
+    trial.set_user_attr(store.OWNER, store.owner())
+    toy_space().suggest(trial)
+    if value is not None:
+        study.tell(trial, value)
+    return trial
+
+
+def tell_one(storage, value):
+    """A trial with this value."""
+    new_trial(toy_study(storage), value)
+
+
+def begin_one(storage, name, killed):
+    """Begins a trial and ends at once, or stays with it."""
+    new_trial(toy_study(storage, name=name))
+    if killed:
+        os._exit(9)
+    time.sleep(600)
+
+
+def ask_until(storage, count):
+    """Begins trials until there are so many."""
+    study = toy_study(storage)
+    while True:
+        with store.exclusively(study):
+            if store.counts(study).all >= count:
+                return
+            new_trial(study)
