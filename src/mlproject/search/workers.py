@@ -7,6 +7,7 @@ killed, its workers end within a second.
 import contextlib
 import multiprocessing
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,7 @@ _END_SECONDS = 30.0  # for a worker to write its checkpoint when it is asked to 
 
 
 _HELD_BYTES = 2**29  # embeddings that are more are read from disk for each batch
+_GREETING = re.compile(r"[IW]\d{4} |WARNING: All log messages")  # TensorFlow's, which say nothing of an end
 _BYTES = 1.5e9  # of a worker: TensorFlow, a head, its optimizer and the embeddings that are held
 
 
@@ -178,6 +180,7 @@ class Workers:
     def _last_words(self, place: int) -> str:
         with contextlib.suppress(OSError):
             lines = self._log(place).read_text(errors="replace").strip().splitlines()
+            lines = [line for line in lines if not _GREETING.match(line)]
             return f": {lines[-1][:200]}" if lines else ""
         return ""
 
