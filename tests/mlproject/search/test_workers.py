@@ -135,7 +135,7 @@ def test_workers_that_cannot_start_end_the_search(tmp_path, busy):
         workers.begin(DeadlyTask())
         if busy:
             workers.train(Order(0, CHOICE, [], tmp_path / "0"))
-        with pytest.raises(RuntimeError, match="^workers cannot run: its worker ended with exit code 7"):
+        with pytest.raises(RuntimeError, match=r"^workers cannot run: its worker ended with exit code 7"):
             while time.monotonic() < began + 240:
                 for event in workers.events(0.5):
                     pytest.fail(f"no trial has begun: {event}")
@@ -196,7 +196,7 @@ def test_workers_end_when_their_command_is_killed(tmp_path):
     finally:
         parent.kill()
         parent.communicate()
-    gone, alive = psutil.wait_procs(workers, timeout=20)
+    _, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive
 
 
