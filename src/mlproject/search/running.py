@@ -167,9 +167,9 @@ class _Search:
         return bool(known) and trial.should_prune()
 
     def _report(self, trial: optuna.Trial, validation: Validation) -> None:
-        """Tells the study what a trial is worth after its reports, unless a Pearson r is undefined as yet."""
+        """Tells the study what a trial is worth after its reports: NaN, an undefined Pearson r, gets it pruned."""
         value = worth(validation, self._plan.budget.epochs, self._plan.objective)
-        if math.isfinite(value) and len(validation) not in self._frozen(trial.number).intermediate_values:
+        if not math.isinf(value) and len(validation) not in self._frozen(trial.number).intermediate_values:
             trial.report(value, len(validation))
 
     def _is_enough(self, trial: optuna.Trial, report: Report) -> bool:

@@ -202,7 +202,8 @@ def _work(connection: Connection, log: Path) -> None:
         _use_one_core()
         from mlproject.search import trials
 
-        task = connection.recv()
+        task: trials.Task = connection.recv()
+        task.hold(_HELD_BYTES)
         connection.send(None)  # ready
         while True:
             order: Order = connection.recv()
