@@ -171,7 +171,8 @@ def check(options: Options) -> None:
             if task != options.task and getattr(options, name) != getattr(Options, name):
                 raise InputError(f"--{name}: is for --task {task}; found {options.task}")
     if options.task == "constructs":
-        finetune.check(_finetune_options(options, space.some()))
+        finetune.check(some := _finetune_options(options, space.some()))
+        _held_out(options, plan_folds(finetune.open_data(some)[1].constructs))
     else:
         train_head.check(_train_head_options(options, space.some()))
     store.open_storage(store.address(options.storage, options.work_dir))
@@ -351,8 +352,7 @@ def _on_tracks(options: Options) -> _Subject:
 
 
 def _finetune_options(options: Options, params: dict[str, Number]) -> finetune.Options:
-    folds = (options.held_out,) if options.held_out else ()
-    return _shared(finetune.Options, options, trainable="head", folds=folds, **params)
+    return _shared(finetune.Options, options, trainable="head", **params)
 
 
 def _train_head_options(
