@@ -61,8 +61,9 @@ def words_of(*parts):
 _SEVERAL = """
 import json, sys
 from mlproject import __main__ as door
-for words in json.loads(sys.argv[1]):
-    print("exit code", door.main(words), flush=True)
+if __name__ == "__main__":  # a command's own processes import this file
+    for words in json.loads(sys.argv[1]):
+        print("exit code", door.main(words), flush=True)
 """
 
 
