@@ -2,13 +2,13 @@
 
     python benchmarks/search_cost.py
 
-`quarter`, 25,600 bp, 200 windows on 25 made-up constructs whose activity follows their GC content; 15 of them are trained
-on. `search_head` runs thirty trials of ten epochs with its default space, sampler, pruner and workers; counted are the
-embeddings (compilation included) and all trials, from the command's own metrics. The reference is the trunk on every
-window, compiled before, its answers thrown away.
+`quarter`, 25,600 bp, 200 windows on 25 made-up constructs whose activity follows their GC content; 15 of them are
+trained on. `search_head` runs thirty trials of ten epochs with its default space, sampler, pruner and workers; counted
+are the embeddings (compilation included) and all trials, from the command's own metrics. The reference is the trunk on
+every window, compiled before, its answers thrown away.
 
-What trials cost that run the trunk in every step is extrapolated: the time of a step and of a prediction with the trunk,
-each measured a few times, for as many epochs as the search's trials had before they were pruned.
+What trials cost that run the trunk in every step is extrapolated: the time of a step and of a prediction with the
+trunk, each measured a few times, for as many epochs as the search's trials had before they were pruned.
 
 Then twelve trials that are not pruned, once with one worker and once with two, embeddings and parameters the same.
 """
@@ -32,7 +32,7 @@ HOW = ["--preset", "quarter", "--window", str(LENGTH), "--samples", str(SAMPLES)
 
 
 def write_constructs(path: Path) -> None:
-    """A table of random constructs, longer than a window, whose activity is a function of their GC content and noise."""
+    """A table of random constructs, longer than a window, whose activity follows their GC content."""
     import numpy as np
 
     from mlproject.data.constructs import Construct, as_table
@@ -136,16 +136,16 @@ def _verdicts(
 ) -> Iterable[bool]:
     total = searched["seconds/embeddings"] + searched["seconds/trials"]
     print(
-        f"{found['windows']:.0f} windows: one pass of the trunk {found['trunk']:.1f} s; embeddings computed and written "
-        f"{searched['seconds/embeddings']:.1f} s; {TRIALS} trials ({searched['trials/complete']:.0f} complete, "
+        f"{found['windows']:.0f} windows: one pass of the trunk {found['trunk']:.1f} s; embeddings computed and "
+        f"written {searched['seconds/embeddings']:.1f} s; {TRIALS} trials ({searched['trials/complete']:.0f} complete, "
         f"{searched['trials/pruned']:.0f} pruned, {searched['epochs']:.0f} epochs) {searched['seconds/trials']:.1f} s"
     )
     yield verdict("search / one pass of the trunk", total / found["trunk"], PASSES_LIMIT)
     steps, predictions = -(-found["train"] // BATCH), -(-found["valid"] // BATCH)
     epoch = steps * found["step"] + predictions * found["predict"]
     print(
-        f"with the trunk: a step {found['step']:.2f} s, a prediction {found['predict']:.2f} s, so an epoch {epoch:.0f} s; "
-        f"{searched['epochs']:.0f} epochs {searched['epochs'] * epoch / 60:.0f} min (extrapolated)"
+        f"with the trunk: a step {found['step']:.2f} s, a prediction {found['predict']:.2f} s, so an epoch "
+        f"{epoch:.0f} s; {searched['epochs']:.0f} epochs {searched['epochs'] * epoch / 60:.0f} min (extrapolated)"
     )
     times = searched["epochs"] * epoch / total
     print(f"times faster than trials with the trunk: {times:.0f} (limit {TIMES_LIMIT} or more)")
