@@ -22,7 +22,7 @@ from mlproject.errors import InputError
 from mlproject.options import command_line
 from mlproject.resuming import fingerprint, only_one
 from mlproject.search import sampling, store
-from mlproject.search.mirror import Mirror
+from mlproject.search.mirror import Mirror, by_run_name
 from mlproject.search.running import Plan, left, run_trials
 from mlproject.search.space import Bounds, Number, Space, parse_space
 from mlproject.search.trials import ActivityTask, Budget, TracksTask
@@ -428,12 +428,14 @@ def _finish(
     counted = f"{found.complete} trials complete, {found.pruned} pruned, {found.failed} failed"
     _describe(run, study, params, counted, objective)
     print(f"\n{counted}; the best by {objective}:\n{reporting.search_text(table, _MOST_SHOWN)}\n")
+    sometimes = space.conditional
     how = run.share_comparison(
         identity,
         group="",
-        colors={},
+        colors=by_run_name(study, reporting.trial_colors(study)),
         metrics=["objective"],
-        params=SEARCHED,
+        params=[name for name in space.searched if name not in sometimes],
+        columns=[name for name in space.searched if name in sometimes],
         series=("validation/pearson", "validation/loss"),
         tags=("state", store.ORIGIN),
         ascending=options.objective == "loss",
@@ -464,12 +466,11 @@ def _describe(
     run: "Run", study: optuna.Study, params: dict[str, Number], counted: str, objective: str
 ) -> None:
     """What the page of the run says first."""
-    rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in params.items())
+    chosen = ", ".join(f"{name} {value:.3g}" for name, value in params.items())
     origin = study.best_trial.user_attrs.get(store.ORIGIN)
     run.describe(
-        f"**Best {objective}: {study.best_value:.4f}** (trial {study.best_trial.number}"
+        f"**Best {objective} {study.best_value:.4f}** with {chosen} (trial {study.best_trial.number}"
         f"{f', the published head {origin}' if origin else ''}); {counted}.\n\n"
-        f"| parameter | best |\n| --- | --- |\n{rows}\n\n"
         "Artifacts: `search.html` (interactive), `history.png`, `importance.png`, `slice.png`, "
         "`parallel_coordinates.png`, and the table `trials`. Children: a run for each trial, and `best`, which has "
         "the head as a model."

@@ -3,6 +3,7 @@
 A child run for each trial, found again by its number: doing it once more changes nothing.
 """
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from mlproject.search import store
+from mlproject.search.space import rounded
 
 if TYPE_CHECKING:
     from mlproject.tracking.runs import Run
@@ -21,6 +23,18 @@ _STATES = {
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
 }
+
+
+def run_name(trial: FrozenTrial) -> str:
+    """What the run of a trial that has ended is called."""
+    state = _STATES[trial.state]
+    return f"trial {trial.number}" if state == "complete" else f"trial {trial.number} ({state})"
+
+
+def by_run_name(study: optuna.Study, values: Mapping[int, str]) -> dict[str, str]:
+    """What is said of trials by their numbers, by the names of their runs."""
+    trials = study.get_trials(deepcopy=False)
+    return {run_name(trial): values[trial.number] for trial in trials if trial.state.is_finished()}
 
 
 class Mirror:
@@ -78,9 +92,9 @@ class Mirror:
     def _begin(self, trial: FrozenTrial) -> tuple[AbstractContextManager["Run"], "Run"]:
         number = str(trial.number)
         context = self.run.child(
-            f"trial {number}",
+            f"trial {number}",  # `run_name` when it has ended
             key={"grid": self._key, "trial": number},
-            params={"trial": number, **trial.params},
+            params={"trial": number, **{name: rounded(value) for name, value in trial.params.items()}},
         )
         child = context.__enter__()
         if not child.done:
@@ -103,7 +117,7 @@ class Mirror:
                 why = trial.user_attrs.get(store.FAILURE, "no process was at it any more")
                 retry = store.retried(self._study.get_trials(deepcopy=False)).get(trial.number)
                 child.fail(why if retry is None else f"{why}; trial {retry} does it again")
-            if state != "complete":
-                child.rename(f"trial {trial.number} ({state})")
+            if child.name != run_name(trial):
+                child.rename(run_name(trial))
             child.tag({STATE: state})
         context.__exit__(None, None, None)

@@ -63,7 +63,7 @@ class Space:
     words: dict[str, str]
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Number]:
-        """A value for each option; sizes of keys and values only where there are attention heads."""
+        """A value for each option, of ranges `rounded`; sizes of keys and values only where there are heads."""
         chosen: dict[str, Number] = {}
         for name in self.words:
             if name in _OF_ATTENTION and chosen["num_heads"] == 0:
@@ -72,6 +72,11 @@ class Space:
                 self.fixed[name] if name in self.fixed else _suggest(trial, name, self.searched[name])
             )
         return chosen
+
+    @property
+    def conditional(self) -> tuple[str, ...]:
+        """What only some of the trials choose."""
+        return _OF_ATTENTION if _may_be(self.searched.get("num_heads"), 0) else ()
 
     def some(self) -> dict[str, Number]:
         """A choice of the space, whichever."""
@@ -161,8 +166,14 @@ def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> 
         low, high = distribution.low, distribution.high
         return trial.suggest_int(name, low, high, step=distribution.step, log=distribution.log)
     assert isinstance(distribution, FloatDistribution)
-    ends = (distribution.low, distribution.high)
-    return trial.suggest_float(name, *ends, step=distribution.step, log=distribution.log)
+    ends, step = (distribution.low, distribution.high), distribution.step
+    value = trial.suggest_float(name, *ends, step=step, log=distribution.log)
+    return value if step else min(max(rounded(value), ends[0]), ends[1])
+
+
+def rounded(value: Number) -> Number:
+    """The number with three digits, which nobody can tell from it in a training, and which can be read and typed."""
+    return float(f"{value:.3g}") if isinstance(value, float) else value
 
 
 def _end(distribution: BaseDistribution) -> Number:
@@ -170,6 +181,10 @@ def _end(distribution: BaseDistribution) -> Number:
         return distribution.choices[0]  # type: ignore[return-value]
     assert isinstance(distribution, IntDistribution | FloatDistribution)
     return distribution.high
+
+
+def _may_be(distribution: BaseDistribution | None, value: Number) -> bool:
+    return distribution is not None and _holds(distribution, value)
 
 
 def _holds(distribution: BaseDistribution, value: Number) -> bool:

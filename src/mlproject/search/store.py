@@ -97,7 +97,10 @@ def explained(storage: str) -> Iterator[None]:
     except Exception as error:
         if not _of_a_store(error):
             raise
-        reason = without_password(one_line(error))
+        first: BaseException = error
+        while first.__cause__:  # what Optuna makes of it says less
+            first = first.__cause__
+        reason = without_password(one_line(first))
         raise InputError(
             f"storage {without_password(storage)}: {reason}; what it holds is kept: the same command goes on from there"
         ) from error
@@ -122,14 +125,19 @@ def open_storage(storage: str) -> BaseStorage:
     """
     with explained(storage), quietly():
         if is_url(storage):
-            return RDBStorage(
-                storage,
-                engine_kwargs={
-                    "pool_pre_ping": True
-                },  # connections do not outlive a server, nor every firewall
-                heartbeat_interval=HEARTBEAT_SECONDS,
-                grace_period=_GRACE_SECONDS,
-            )
+            try:
+                return RDBStorage(
+                    storage,
+                    # connections do not outlive a server, nor every firewall
+                    engine_kwargs={"pool_pre_ping": True},
+                    heartbeat_interval=HEARTBEAT_SECONDS,
+                    grace_period=_GRACE_SECONDS,
+                )
+            except RuntimeError as error:
+                raise InputError(
+                    f"storage {without_password(storage)}: has tables of another program, or of another version of "
+                    "Optuna (MLflow's store and Optuna's cannot share a database); give Optuna a database of its own"
+                ) from error
         path = Path(storage)
         _refuse_other_file(path)
         path.parent.mkdir(parents=True, exist_ok=True)

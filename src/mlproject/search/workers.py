@@ -200,7 +200,11 @@ def _work(connection: Connection, log: Path) -> None:
 
     with stopping.listening(), contextlib.suppress(EOFError, OSError, Stopped):
         _use_one_core()
+        from tqdm import tqdm
+
         from mlproject.search import trials
+
+        tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a kill would leave and Python warn of
 
         task: trials.Task = connection.recv()
         task.hold(_HELD_BYTES)

@@ -73,8 +73,11 @@ def test_each_trial_is_a_child_with_its_state(folder, study):
         "trial 4": ("FINISHED", "complete"),
     }
     first = found.children["trial 0"]
-    params = {"trial": "0", **{name: str(value) for name, value in study.trials[0].params.items()}}
-    assert first.data.params == params and first.data.params["num_heads"] == "2"
+    chosen = study.trials[0].params
+    rate = f"{chosen['learning_rate']:.3g}"  # the UI's table cuts longer ones, exponent and all
+    params = {name: str(value) for name, value in chosen.items()}
+    assert first.data.params == {"trial": "0", **params, "learning_rate": rate}
+    assert first.data.params["num_heads"] == "2" and len(params["learning_rate"]) > len(rate)
     assert first.data.tags["origin"] == "published" and first.data.metrics["objective"] == 0.5
     assert found.series(first, "validation/loss") == [(1, 0.5), (2, 0.25), (3, 0.125)]
     assert found.series(first, "validation/pearson") == [(1, 0.25), (3, 0.75)]

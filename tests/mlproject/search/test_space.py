@@ -121,7 +121,9 @@ def test_sizes_are_chosen_only_where_there_are_heads(with_and_without):
     for _ in range(40):
         trial = study.ask()
         chosen = with_and_without.suggest(trial)
-        assert chosen == trial.params == with_and_without.of(trial.params)
+        assert chosen == with_and_without.of(trial.params)
+        assert chosen == pytest.approx(trial.params, rel=5e-3)  # ranges with three digits
+        assert chosen["learning_rate"] == float(f"{trial.params['learning_rate']:.3g}")
         assert with_and_without.holds(chosen)
         assert ("key_size" in chosen) == ("value_size" in chosen) == (chosen["num_heads"] == 2)
         sizes.add(chosen.get("value_size"))
