@@ -77,15 +77,15 @@ CHOICE = {
 
 
 class BrokenTask:
-    """Stands in for a `trials.Task` of which no trial can be trained."""
+    """Stands in for a `trials.Task`: its trials raise what is their parameter."""
 
     parts, budget = 1, None
 
-    def __init__(self, error):
-        self._error = error
+    def hold(self, most):
+        pass
 
     def training(self, params):
-        raise self._error
+        raise params["error"]
 
 
 class DeadlyTask:

@@ -1,3 +1,4 @@
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -5,7 +6,7 @@ from typing import Literal
 import pytest
 
 from mlproject.errors import InputError
-from mlproject.options import as_words, parse
+from mlproject.options import as_words, command_line, parse
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,16 @@ def test_words_read_back():
     words = [part for name, word in as_words(options).items() for part in (f"--{name}", word)]
     assert parse(Options, words) == options
     assert as_words(Options())["blacklist"] == "none"
+
+
+def test_a_command_line_names_what_is_not_by_default_and_reads_back():
+    assert command_line("train", Options()) == "python -m mlproject train"
+    options = Options(seeds=(7,), reverse_complement=False, blacklist=Path("a b.bed"), data="x; y$z '")
+    line = command_line("train", options)
+    python, dash, package, command, *words = shlex.split(line)
+    assert [python, dash, package, command] == ["python", "-m", "mlproject", "train"]
+    assert [word[2:] for word in words[::2]] == ["seeds", "reverse_complement", "blacklist", "data"]
+    assert parse(Options, words) == options and "\n" not in line
 
 
 @pytest.mark.parametrize(

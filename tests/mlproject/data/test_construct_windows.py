@@ -3,7 +3,13 @@ import itertools
 import numpy as np
 import pytest
 
-from mlproject.data.construct_windows import ConstructWindows, Fold, plan_folds, shuffled_batches
+from mlproject.data.construct_windows import (
+    ConstructWindows,
+    Fold,
+    plan_folds,
+    search_folds,
+    shuffled_batches,
+)
 from mlproject.data.constructs import Construct, sample_offsets
 from mlproject.errors import InputError
 from toys import toy_constructs
@@ -60,6 +66,22 @@ def test_folds_that_cannot_be_are_refused(names, held_out, said):
     with pytest.raises(InputError) as caught:
         plan_folds(of_folds(*names), held_out)
     assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("count", "held_out"), [(3, "0"), (5, "2"), (5, "4"), (12, "10")])
+def test_a_search_validates_on_each_fold_but_the_one_held_out(count, held_out):
+    names = [str(number) for number in range(count)]
+    folds = search_folds(of_folds(*sorted(names), *names), held_out)
+    others = [name for name in names if name != held_out]
+    assert [fold.name for fold in folds] == others
+    for fold in folds:
+        assert fold.valid == {fold.name} and fold.test == {held_out}
+        assert fold.train == set(others) - {fold.name} and fold.train
+
+
+def test_a_search_in_a_dataset_that_is_split_once_never_sees_its_test_set():
+    (fold,) = search_folds(of_folds("valid", "test", "train"), "test")
+    assert fold == Fold("valid", frozenset({"train"}), frozenset({"valid"}), frozenset({"test"}))
 
 
 # --- windows ------------------------------------------------------------------------------------------------------

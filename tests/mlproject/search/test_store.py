@@ -115,6 +115,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.slow
 def test_a_lock_is_let_go_of_when_its_holder_is_killed(tmp_path):
     path = tmp_path / "optuna.journal"
     study = toy_study(str(path))
@@ -255,6 +256,7 @@ def test_being_killed_between_retry_and_failure_does_nothing_twice(storage, monk
     assert states(study) == ["FAIL", "WAITING"] and store.counts(study).all == 1
 
 
+@pytest.mark.slow
 def test_trials_whose_process_ended_are_done_again_and_others_are_not(storage):
     toy_study(storage, name="killed"), toy_study(storage, name="alive")
     processes = [
@@ -310,6 +312,7 @@ def test_a_trial_of_another_machine_is_given_up_when_its_heart_has_stopped(tmp_p
     assert store.give_up_stale(study, alone=False) == [1] and states(study) == ["RUNNING", "FAIL", "WAITING"]
 
 
+@pytest.mark.slow
 def test_commands_at_one_database_ask_for_exactly_as_many_trials_as_there_are_to_be(tmp_path):
     storage = f"sqlite:///{tmp_path}/optuna.db"
     toy_study(storage)

@@ -109,32 +109,27 @@ def test_one_that_is_killed_with_nothing_to_do_costs_no_trial(workers, expected,
     assert [one.how for one in said if isinstance(one, End)] in (["done"], ["lost"])
 
 
-@pytest.mark.parametrize(
-    ("error", "end"),
-    [
-        (ValueError("one line\nand another"), End("failed", "ValueError: one line")),
-        (MemoryError(), End("failed", "MemoryError()")),
-        (InputError("the disk is full"), End("refused", "the disk is full")),
-    ],
-)
-def test_what_goes_wrong_in_a_trial_is_one_line(error, end, tmp_path):
+def test_what_goes_wrong_in_a_trial_is_one_line(tmp_path):
+    errors = [ValueError("one line\nand another"), MemoryError(), InputError("the disk is full")]
     workers = Workers(1, tmp_path)
+    ends = []
     try:
-        workers.begin(BrokenTask(error))
-        workers.train(Order(0, CHOICE, [], tmp_path / "0"))
-        assert follow(workers, (0,))[0] == [end]
+        workers.begin(BrokenTask())
+        for number, error in enumerate(errors):
+            workers.train(Order(number, {"error": error}, [], tmp_path / "0"))
+            ends += follow(workers, (number,))[number]
     finally:
         workers.close()
+    failed = [End("failed", "ValueError: one line"), End("failed", "MemoryError()")]
+    assert ends == [*failed, End("refused", "the disk is full")]
 
 
-@pytest.mark.parametrize("busy", [True, False])
-def test_workers_that_cannot_start_end_the_search(tmp_path, busy):
+def test_workers_that_cannot_start_end_the_search_and_cost_no_trial(tmp_path):
     workers = Workers(2, tmp_path)
     began = time.monotonic()
     try:
         workers.begin(DeadlyTask())
-        if busy:
-            workers.train(Order(0, CHOICE, [], tmp_path / "0"))
+        workers.train(Order(0, CHOICE, [], tmp_path / "0"))
         with pytest.raises(RuntimeError, match=r"^workers cannot run: its worker ended with exit code 7"):
             while time.monotonic() < began + 240:
                 for event in workers.events(0.5):
