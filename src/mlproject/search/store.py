@@ -98,12 +98,18 @@ def explained(storage: str) -> Iterator[None]:
         if not _of_a_store(error):
             raise
         first: BaseException = error
-        while first.__cause__:  # what Optuna makes of it says less
-            first = first.__cause__
+        while before := _came_of(first):  # what Optuna makes of it says less
+            first = before
         reason = without_password(one_line(first))
         raise InputError(
             f"storage {without_password(storage)}: {reason}; what it holds is kept: the same command goes on from there"
         ) from error
+
+
+def _came_of(error: BaseException) -> BaseException | None:
+    """What an error was made of; a connection that is lost while an answer is read is lost a second time."""
+    lost_again = isinstance(error, sqlalchemy.exc.PendingRollbackError)
+    return error.__cause__ or (error.__context__ if lost_again else None)
 
 
 _STORES = ("optuna.storages", "sqlalchemy")
@@ -213,7 +219,7 @@ def open_study(
     Raises:
         InputError: the store has one of this name with another direction or other settings.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # it warns of what `explained` says in a line
     shown = without_password(storage)
     with explained(storage):
         kept_in, wanted = open_storage(storage), json.loads(json.dumps(settings))
