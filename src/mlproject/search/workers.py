@@ -204,7 +204,8 @@ def _work(connection: Connection, log: Path) -> None:
 
         from mlproject.search import trials
 
-        tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a kill would leave and Python warn of
+        # its own is a semaphore, which a kill would leave and Python warn of
+        tqdm.set_lock(threading.RLock())
 
         task: trials.Task = connection.recv()
         task.hold(_HELD_BYTES)
