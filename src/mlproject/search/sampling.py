@@ -47,7 +47,8 @@ class NumberedSampler(optuna.samplers.BaseSampler):
             return with_settings[self._name](seed=seed, **SAMPLERS[self._name])
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self._place = place(study, trial)
+        # of the whole study: Hyperband hands in one that has only the trials of a bracket
+        self._place = place(study._storage.get_all_trials(study._study_id, deepcopy=False), trial)
         self._inner = self._of("")
         self._inner.before_trial(study, trial)
 

@@ -345,11 +345,10 @@ def owner() -> str:
     return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.2f}"
 
 
-def place(study: optuna.Study, trial: FrozenTrial) -> int:
-    """The number that a trial would have if none had been done again."""
+def place(trials: list[FrozenTrial], trial: FrozenTrial) -> int:
+    """The number that a trial would have if none of these, all of its study, had been done again."""
     first = trial.system_attrs.get("failed_trial", trial.number)
-    before = study.get_trials(deepcopy=False)[:first]
-    return sum("retry_history" not in other.system_attrs for other in before)
+    return sum("retry_history" not in other.system_attrs for other in trials[:first])
 
 
 def give_up(study: optuna.Study, number: int, why: str, lost: bool = False) -> bool:

@@ -76,7 +76,7 @@ def study_at(url):
 def check_whole(study):
     """Six trials, of which each has a value, and none is under way."""
     assert kept.counts(study) == (6, 0, 0, 0, 0)
-    assert sorted({kept.place(study, trial) for trial in study.trials}) == list(range(6))
+    assert sorted({kept.place(study.trials, trial) for trial in study.trials}) == list(range(6))
 
 
 def test_killed_and_left_by_its_server_it_goes_on(server, data, folder):

@@ -98,7 +98,7 @@ def table(study):
     """What came of each trial, those of a retry where its first try was."""
     given_up = store.retried(study.trials)
     rows = [trial for trial in study.trials if trial.number not in given_up]
-    rows.sort(key=lambda trial: store.place(study, trial))
+    rows.sort(key=lambda trial: store.place(study.trials, trial))
     return [(t.state, t.params, t.value, t.intermediate_values, t.user_attrs[store.VALIDATION]) for t in rows]
 
 

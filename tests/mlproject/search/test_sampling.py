@@ -24,7 +24,7 @@ def run_to(study, count):
 def proposed(study):
     """Parameters of the trials in order, those of a retry where its first try was."""
     done = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
-    return [trial.params for trial in sorted(done, key=lambda trial: store.place(study, trial))]
+    return [trial.params for trial in sorted(done, key=lambda trial: store.place(study.trials, trial))]
 
 
 @pytest.fixture(scope="module", params=["tpe", "random"])
@@ -51,6 +51,29 @@ def test_a_study_goes_on_with_the_same_parameters(never_stopped, stops, tmp_path
         assert store.give_up_stale(study, alone=True) == [trial.number]
     run_to(study, COUNT)
     assert proposed(study) == expected and len(study.trials) == COUNT + len(stops)
+
+
+def test_under_hyperband_trials_differ_too(tmp_path):
+    """It shows a sampler the trials of one bracket: places are those in the whole study."""
+    path, params = str(tmp_path / "journal"), []
+    for _ in range(2):  # the second time in another command
+        study = toy_study(path, sampler="random", pruner="hyperband", steps=9)
+        for _ in range(10):
+            trial = study.ask()
+            params.append(SPACE.suggest(trial))
+            value = value_of(params[-1])
+            for step in range(1, 10):
+                trial.report(value * step, step)
+                if trial.should_prune():
+                    study.tell(trial, state=TrialState.PRUNED)
+                    break
+            else:
+                study.tell(trial, value)
+    assert len({tuple(one.items()) for one in params}) == 20 == len(study.trials)
+    assert {trial.state for trial in study.trials} == {TrialState.PRUNED, TrialState.COMPLETE}
+    whole = toy_study(str(tmp_path / "whole"), sampler="random")
+    run_to(whole, 20)
+    assert [SPACE.of(trial.params) for trial in whole.trials] == params
 
 
 def test_trials_and_seeds_differ(never_stopped, tmp_path):

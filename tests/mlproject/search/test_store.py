@@ -202,8 +202,8 @@ def test_a_trial_and_its_retries_count_once(storage):
     assert store.retried(study.trials) == {3: 5, 5: 6}
     new_trial(study, 0.75)
     assert store.counts(study) == (2, 1, 1, 1, 0)
-    assert [store.place(study, trial) for trial in study.trials] == [0, 1, 2, 3, 4, 3, 3]
-    assert new_trial(study).number == 7 and store.place(study, study.trials[7]) == 5
+    assert [store.place(study.trials, trial) for trial in study.trials] == [0, 1, 2, 3, 4, 3, 3]
+    assert new_trial(study).number == 7 and store.place(study.trials, study.trials[7]) == 5
 
 
 def test_a_retry_keeps_what_its_trial_had(storage):
