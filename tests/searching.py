@@ -88,6 +88,13 @@ class BrokenTask:
         raise params["error"]
 
 
+class UnreadableTask(BrokenTask):
+    """Its embeddings cannot be read."""
+
+    def hold(self, most):
+        raise OSError("the disk is gone")
+
+
 class DeadlyTask:
     """Ends the process that it is sent to."""
 

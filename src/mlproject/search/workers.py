@@ -7,7 +7,9 @@ killed, its workers end within a second.
 import contextlib
 import multiprocessing
 import os
+import pickle
 import re
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -67,13 +69,16 @@ class Workers:
 
     Args:
         count: how many.
-        folder: for a log of each, what it has written to stdout and stderr.
+        folder: for a log of each, what it has written to stdout and stderr; `close` removes those of workers that
+            have not ended by themselves.
     """
 
     def __init__(self, count: int, folder: Path):
         self._folder = folder
         self._task: Any = None
         self._idle_deaths = 0
+        self._started = 0
+        self._logs: dict[int, Path] = {}
         self._ready: set[int] = set()
         self._orders: dict[int, Order | None] = {}
         self._processes: dict[int, tuple[Any, Connection]] = {}
@@ -109,7 +114,7 @@ class Workers:
         Each `Report` must be answered (`answer`). After `begin`.
 
         Raises:
-            RuntimeError: workers end before they have anything to do.
+            InputError: workers end again and again before they have anything to do.
         """
         sources = {connection: place for place, (_, connection) in self._processes.items()}
         for ready in wait(list(sources), seconds):
@@ -125,7 +130,11 @@ class Workers:
                 began = order is not None and place in self._ready
                 self._idle_deaths += not began
                 if self._idle_deaths > _MOST_IDLE_DEATHS:
-                    raise RuntimeError(f"workers cannot run: {why}") from None
+                    raise InputError(
+                        f"workers cannot run: {self._idle_deaths} of them ended before they had trained anything, the "
+                        f"last one {why.removeprefix('its worker ended ')}; give fewer --workers where memory is "
+                        f"short, or see {self._logs[place]}"
+                    ) from None
                 self._start(place)
                 self._send(place, self._task)
                 if not began:
@@ -150,20 +159,26 @@ class Workers:
 
     def close(self, at_once: bool = True) -> None:
         """Ends them all; those that are at work at once, or after they have written a checkpoint."""
+        by_themselves = {place for place, (process, _) in self._processes.items() if process.exitcode}
         for place, (process, connection) in self._processes.items():
             if self._orders[place] is not None or place not in self._ready:
                 process.kill() if at_once or place not in self._ready else process.terminate()
             connection.close()  # one that waits finds that there is nobody
-        for process, _ in self._processes.values():
+        for place, (process, _) in self._processes.items():
             process.join(_END_SECONDS)
             if process.is_alive():
                 process.kill()
                 process.join()
+            if place not in by_themselves:
+                self._logs[place].unlink(missing_ok=True)
         self._processes.clear()
 
     def _start(self, place: int) -> None:
         ours, theirs = _SPAWN.Pipe()
-        process = _SPAWN.Process(target=_work, args=(theirs, self._log(place)), daemon=True)
+        # named after this command and counted: other commands may be in this folder, and one that died has said why
+        self._logs[place] = self._folder / f"worker-{os.getpid()}-{self._started}.log"
+        self._started += 1
+        process = _SPAWN.Process(target=_work, args=(theirs, self._logs[place]), daemon=True)
         process.start()
         theirs.close()  # the worker's end alone, so that its death is an end of file here
         self._processes[place] = process, ours
@@ -174,12 +189,9 @@ class Workers:
         with contextlib.suppress(OSError):  # it has died: `events` finds that
             self._processes[place][1].send(what)
 
-    def _log(self, place: int) -> Path:
-        return self._folder / f"worker-{place}.log"
-
     def _last_words(self, place: int) -> str:
         with contextlib.suppress(OSError):
-            lines = self._log(place).read_text(errors="replace").strip().splitlines()
+            lines = self._logs[place].read_text(errors="replace").strip().splitlines()
             lines = [line for line in lines if not _GREETING.match(line)]
             return f": {lines[-1][:200]}" if lines else ""
         return ""
@@ -192,13 +204,34 @@ def _ending(code: int) -> str:
 # --- in the worker ------------------------------------------------------------------------------------------------
 
 
+class _Alone(BaseException):
+    """The command is gone, and no error of the work."""
+
+
+def _receive(connection: Connection) -> Any:
+    try:
+        received = connection.recv_bytes()
+    except (EOFError, OSError) as error:
+        raise _Alone from error
+    return pickle.loads(received)
+
+
+def _say(connection: Connection, what: Report | End | None) -> None:
+    try:
+        connection.send(what)
+    except OSError as error:
+        raise _Alone from error
+
+
 def _work(connection: Connection, log: Path) -> None:
     """What a worker does: trains what it is sent until nobody sends any more."""
     _write_to(log)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     from mlproject import stopping
 
-    with stopping.listening(), contextlib.suppress(EOFError, OSError, Stopped):
+    with stopping.listening(), contextlib.suppress(_Alone, Stopped):
+        # a Ctrl-C reaches all processes of a terminal; the command then says what is to be done (SIGTERM)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         _use_one_core()
         from tqdm import tqdm
 
@@ -207,28 +240,26 @@ def _work(connection: Connection, log: Path) -> None:
         # its own is a semaphore, which a kill would leave and Python warn of
         tqdm.set_lock(threading.RLock())
 
-        task: trials.Task = connection.recv()
+        task: trials.Task = _receive(connection)
         task.hold(_HELD_BYTES)
-        connection.send(None)  # ready
+        _say(connection, None)  # ready
         while True:
-            order: Order = connection.recv()
+            order: Order = _receive(connection)
 
             def report(loss: float, pearson: float) -> bool:
-                connection.send(Report(loss, pearson))
-                return connection.recv()
+                _say(connection, Report(loss, pearson))
+                return _receive(connection)
 
             try:
                 trials.train(task, order.params, order.known, order.folder, report)
                 end = End("done")
             except trials.Pruned:
                 end = End("pruned")
-            except (EOFError, BrokenPipeError):
-                return
             except InputError as error:
                 end = End("refused", one_line(error))
             except Exception as error:
                 end = End("failed", one_line(error))
-            connection.send(end)
+            _say(connection, end)
 
 
 def _write_to(log: Path) -> None:
@@ -248,10 +279,13 @@ def _end_with_parent() -> None:
 def _use_one_core() -> None:
     """Heads are small: trials side by side use cores better than one trial on all of them.
 
-    Nor do a trial's numbers depend on how many cores there are.
+    Nor do a trial's numbers depend on how many cores there are, nor on whether there is a GPU.
     """
     import tensorflow as tf
 
+    tf.config.set_visible_devices(
+        [], "GPU"
+    )  # the command's own TensorFlow, with the trunk, holds all its memory
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     tf.config.experimental.enable_op_determinism()

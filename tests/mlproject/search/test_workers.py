@@ -1,5 +1,6 @@
 """Processes that train trials: real ones, of which some are killed."""
 
+import signal
 import subprocess
 import sys
 import textwrap
@@ -11,7 +12,7 @@ import pytest
 from mlproject.errors import InputError
 from mlproject.search import trials
 from mlproject.search.workers import End, Order, Report, Workers, count_for
-from searching import CHOICE, BrokenTask, DeadlyTask, toy_task
+from searching import CHOICE, BrokenTask, DeadlyTask, UnreadableTask, toy_task
 
 pytestmark = pytest.mark.slow
 
@@ -110,7 +111,12 @@ def test_one_that_is_killed_with_nothing_to_do_costs_no_trial(workers, expected,
 
 
 def test_what_goes_wrong_in_a_trial_is_one_line(tmp_path):
-    errors = [ValueError("one line\nand another"), MemoryError(), InputError("the disk is full")]
+    errors = [
+        ValueError("one line\nand another"),
+        MemoryError(),
+        EOFError("cut"),
+        InputError("the disk is full"),
+    ]
     workers = Workers(1, tmp_path)
     ends = []
     try:
@@ -120,22 +126,31 @@ def test_what_goes_wrong_in_a_trial_is_one_line(tmp_path):
             ends += follow(workers, (number,))[number]
     finally:
         workers.close()
-    failed = [End("failed", "ValueError: one line"), End("failed", "MemoryError()")]
+    failed = [End("failed", why) for why in ("ValueError: one line", "MemoryError()", "EOFError: cut")]
     assert ends == [*failed, End("refused", "the disk is full")]
+    assert not list(tmp_path.glob("worker-*.log"))  # they have ended well
 
 
-def test_workers_that_cannot_start_end_the_search_and_cost_no_trial(tmp_path):
+@pytest.mark.parametrize(
+    ("task", "says"), [(DeadlyTask(), "7"), (UnreadableTask(), "1: OSError: the disk is gone")], ids=str
+)
+def test_workers_that_cannot_start_end_the_search_and_cost_no_trial(tmp_path, task, says):
     workers = Workers(2, tmp_path)
     began = time.monotonic()
     try:
-        workers.begin(DeadlyTask())
+        workers.begin(task)
         workers.train(Order(0, CHOICE, [], tmp_path / "0"))
-        with pytest.raises(RuntimeError, match=r"^workers cannot run: its worker ended with exit code 7"):
+        with pytest.raises(InputError) as caught:
             while time.monotonic() < began + 240:
                 for event in workers.events(0.5):
                     pytest.fail(f"no trial has begun: {event}")
     finally:
         workers.close()
+    (line,) = str(caught.value).splitlines()
+    start = "workers cannot run: 4 of them ended before they had trained anything, the last one with "
+    assert line.startswith(f"{start}exit code {says}; give fewer --workers"), line
+    logs = sorted(tmp_path.glob("worker-*.log"))
+    assert str(logs[-1]) in line or str(logs[-2]) in line  # they are there to be read
 
 
 def test_asked_to_stop_they_write_a_checkpoint(tmp_path):
@@ -147,6 +162,9 @@ def test_asked_to_stop_they_write_a_checkpoint(tmp_path):
     cpu = time.monotonic() + 120
     while process.cpu_times().user < 6 and time.monotonic() < cpu:  # past all imports
         list(workers.events(0.1))
+    process.send_signal(signal.SIGINT)  # as a terminal does; it waits for what the command says
+    time.sleep(1)
+    assert not list(workers.events(0.1)) and process.is_running()
     workers.close(at_once=False)
     (checkpoint,) = (tmp_path / "0" / "0").glob("step-*")
     assert 0 < int(checkpoint.name[5:]) < 100_000 and not process.is_running()
