@@ -5,8 +5,8 @@
 `ablation` trains `vanilla` on the demo's tracks. On that trunk, which stays as it is, `search_head` runs thirty trials
 on the demo's constructs, four folds of whole groups, one held out, with each of three seeds; its first three trials are
 the published heads. `finetune --trainable head` then trains each published head on the budget of the search's best one.
-Printed is the Pearson r of the constructs held out. The best published head is the one with the highest mean over seeds,
-which nobody could know before; beside it is what its validation would have chosen for each seed.
+Printed is the Pearson r of the constructs held out. The best published head is the one with the highest mean over
+seeds, which nobody could know before; beside it is what its validation would have chosen for each seed.
 """
 
 import json
@@ -69,6 +69,7 @@ def _found(folder: Path) -> tuple[list[float], list[dict[str, float]], dict[str,
     validation = []
     for parent in parents["run_id"]:
         trials = runs[(runs["parent"] == parent) & runs["tags.origin"].isin(HEADS)]
+        trials = trials.dropna(subset="metrics.objective")  # pruned, where there are many workers
         validation.append(dict(zip(trials["tags.origin"], trials["metrics.objective"], strict=True)))
         best = parents.set_index("run_id").loc[parent, "metrics.best/objective"]
         print(json.dumps({"validation": {**validation[-1], "search": best}}))

@@ -78,6 +78,13 @@ def command_line(command: str, options: Any) -> str:
     return " ".join(["python -m mlproject", command, *given])
 
 
+def shared(kind: type[T], options: Any, **changed: Any) -> T:
+    """The options of another command: what `changed` says, and what both have as `options` has it."""
+    names = {field.name for field in dataclasses.fields(kind)} - set(changed)  # type: ignore[arg-type]
+    both = names & {field.name for field in dataclasses.fields(options)}
+    return kind(**{name: getattr(options, name) for name in both}, **changed)
+
+
 def nearest(found: str, known: Sequence[str]) -> str:
     """`; did you mean X?` for the known name most like `found`, else an empty string."""
     close = difflib.get_close_matches(found, known, n=1, cutoff=0.6)

@@ -1,5 +1,6 @@
 """Search for the head that a frozen trunk is best read with."""
 
+import contextlib
 import dataclasses
 import json
 import tempfile
@@ -15,11 +16,12 @@ from enformer_core.enformer import Enformer
 from enformer_core.heads import ACTIVITY_HEADS, TRACK_HEADS
 from mlproject import __version__, reporting
 from mlproject.commands import finetune, train_head
-from mlproject.data.construct_windows import Fold, plan_folds, search_folds
+from mlproject.data.construct_windows import held_out_fold, search_folds
+from mlproject.data.published_h5 import is_prefix
 from mlproject.data.records import TrackDataset
 from mlproject.embeddings import trunk_embeddings, trunk_key
 from mlproject.errors import InputError
-from mlproject.options import command_line
+from mlproject.options import command_line, shared
 from mlproject.resuming import fingerprint, only_one
 from mlproject.search import sampling, store
 from mlproject.search.mirror import Mirror, by_run_name
@@ -170,9 +172,11 @@ def check(options: Options) -> None:
         for name in names:
             if task != options.task and getattr(options, name) != getattr(Options, name):
                 raise InputError(f"--{name}: is for --task {task}; found {options.task}")
+    if options.task == "tracks" and is_prefix(options.data) and options.eval_split == "test":
+        raise InputError(f"--data {options.data}: h5 files have no test split; give --eval_split valid")
     if options.task == "constructs":
         finetune.check(some := _finetune_options(options, space.some()))
-        _held_out(options, plan_folds(finetune.open_data(some)[1].constructs))
+        held_out_fold(finetune.open_data(some)[1].constructs, options.held_out)
     else:
         train_head.check(_train_head_options(options, space.some()))
     store.open_storage(store.address(options.storage, options.work_dir))
@@ -186,6 +190,16 @@ def run(options: Options, run: "Run") -> int:
     """
     began = time.perf_counter()
     tf.config.experimental.enable_op_determinism()
+    logs = options.work_dir / "search_head" / "logs"
+    # first, because they import TensorFlow while the trunk is loaded
+    with contextlib.closing(Workers(options.workers or count_for(options.trials), logs)) as workers:
+        failed = _run(options, run, workers)
+    run.summarize({"seconds/total": time.perf_counter() - began})
+    return 1 if failed else 0
+
+
+def _run(options: Options, run: "Run", workers: Workers) -> bool:
+    """What `run` does with workers that are there; whether something has failed."""
     subject = _subject(options)
     space = _space(options)
     settings = {
@@ -196,6 +210,9 @@ def run(options: Options, run: "Run") -> int:
     }
     name = options.study or f"search_head-{fingerprint(settings)}"
     run.rename(f"search_head {name.removeprefix('search_head-')[:8]}")
+    run.use_dataset(
+        name=Path(options.data).name, digest=subject.digest, source=options.data, context="search"
+    )
     storage = store.address(options.storage, options.work_dir)
     with only_one(store.lock_path(storage, name, options.work_dir)), store.explained(storage):
         study = store.open_study(
@@ -207,7 +224,10 @@ def run(options: Options, run: "Run") -> int:
             pruner=sampling.pruner(options.pruner, options.trial_epochs * subject.parts),
         )
         identity = study.user_attrs[store.IDENTITY]
-        run.take_over({"grid": identity})
+        if given_up := store.give_up_stale(study, alone=not store.is_url(storage)):
+            print(f"{len(given_up)} trials were under way when a command was killed; they are done again")
+        # the runs of commands that are at this study too stay as they are
+        (run.tag if store.others_at_work(study) else run.take_over)({"grid": identity})
         how = sampling.settings(options.sampler, options.pruner, options.seed)
         kept = {"study": name, "storage": store.without_password(storage), **how}
         run.keep_text("study.json", json.dumps(kept, indent=2) + "\n")
@@ -215,19 +235,21 @@ def run(options: Options, run: "Run") -> int:
             options.trials,
             options.timeout,
             options.objective,
-            subject.budget,
+            _budget(options),
             options.work_dir / "search_head" / identity,
             _presets(options) if options.published_first else {},
         )
-        mirror = Mirror(run, identity, study)
-        _search(options, study, mirror, subject, space, plan)
-        found = store.counts(study)
-        if not found.complete:
-            print(f"none of {found.all} trials is complete: there is no best head")
-            return 1
-        failed = _finish(options, run, study, subject, space, identity)
-    run.summarize({"seconds/total": time.perf_counter() - began})
-    return 1 if failed else 0
+        with contextlib.closing(Mirror(run, identity, study)) as mirror:
+            _search(options, study, mirror, workers, subject, space, plan)
+            workers.close()  # their memory and cores are for what follows
+            found = store.counts(study)
+            if store.others_at_work(study):
+                print("other commands are at trials of this study: the last one to end trains the best head")
+                return False
+            if not found.complete:
+                print(f"none of {found.all} trials is complete: there is no best head")
+                return True
+            return bool(_finish(options, run, study, mirror, subject, space, identity))
 
 
 # --- what goes in -------------------------------------------------------------------------------------------------
@@ -270,13 +292,14 @@ class _Subject(NamedTuple):
     enformer: Enformer
     digest: str
     parts: int
-    budget: Budget
     fill: Callable[[], ActivityTask | TracksTask]
     """Computes the embeddings that are missing."""
-    train: Callable[["Run", dict[str, Number], Path, str], None]
-    """Trains a head of these parameters on the full budget, in a child run."""
-    words: Callable[[dict[str, Number]], str]
-    """The command that does the same."""
+    command: str
+    """What trains such a head alone."""
+    chosen: Callable[[dict[str, Number]], Any]
+    """Its options for a head of these parameters on the full budget."""
+    train: Callable[["Run", Any, Path, str], None]
+    """Trains as these options say, in a child run."""
 
 
 def _subject(options: Options) -> _Subject:
@@ -295,64 +318,49 @@ def _budget(options: Options) -> Budget:
 
 
 def _on_constructs(options: Options) -> _Subject:
-    def chosen(params: dict[str, Number]) -> finetune.Options:
-        return _finetune_options(options, params)
-
-    some = chosen(_space(options).some())
+    some = _finetune_options(options, _space(options).some())
     _, windows = finetune.open_data(some)
-    final = _held_out(options, plan_folds(windows.constructs))
+    final = held_out_fold(windows.constructs, options.held_out)
     folds = tuple(search_folds(windows.constructs, final.name))
     enformer = finetune.load_trunk(some)
-    budget = _budget(options)
 
     def fill() -> ActivityTask:
         finetune.tuner(some, enformer, windows, to_train=False)
-        return ActivityTask(windows, folds, trunk_embeddings(options.work_dir, enformer), budget)
+        return ActivityTask(windows, folds, trunk_embeddings(options.work_dir, enformer), _budget(options))
 
-    def train(child: "Run", params: dict[str, Number], folder: Path, label: str) -> None:
-        tuner = finetune.tuner(chosen(params), enformer, windows)
-        finetune.train_child(chosen(params), child, tuner, final, folder, label)
+    def chosen(params: dict[str, Number]) -> finetune.Options:
+        return dataclasses.replace(_finetune_options(options, params), folds=(final.name,))
 
-    def words(params: dict[str, Number]) -> str:
-        return command_line("finetune", dataclasses.replace(chosen(params), folds=(final.name,)))
+    def train(child: "Run", chosen: finetune.Options, folder: Path, label: str) -> None:
+        tuner = finetune.tuner(chosen, enformer, windows)
+        finetune.train_child(chosen, child, tuner, final, folder, label)
 
-    return _Subject(enformer, windows.digest, len(folds), budget, fill, train, words)
-
-
-def _held_out(options: Options, folds: list[Fold]) -> Fold:
-    by_name = {fold.name: fold for fold in folds}
-    name = options.held_out or list(by_name)[-1]
-    if name not in by_name:
-        raise InputError(f"--held_out: found {name!r}; it can be {', '.join(by_name)}")
-    return by_name[name]
+    return _Subject(enformer, windows.digest, len(folds), fill, "finetune", chosen, train)
 
 
 def _on_tracks(options: Options) -> _Subject:
     some = _train_head_options(options, _space(options).some())
     dataset = train_head.open_data(some)
     enformer = train_head.load_trunk(some, dataset)
-    budget = _budget(options)
 
     def fill() -> TracksTask:
         stored = train_head.trainer(some, dataset, enformer, to_train=False).stored
         assert stored is not None  # there is no cache=off here
-        return TracksTask(
-            dataset, stored, options.loss, some.total_weight, options.reverse_complement, budget
-        )
+        strands = options.reverse_complement
+        return TracksTask(dataset, stored, options.loss, some.total_weight, strands, _budget(options))
 
-    def train(child: "Run", params: dict[str, Number], folder: Path, label: str) -> None:
-        chosen = _train_head_options(options, params, dataset)
+    def chosen(params: dict[str, Number]) -> train_head.Options:
+        return _train_head_options(options, params, dataset)
+
+    def train(child: "Run", chosen: train_head.Options, folder: Path, label: str) -> None:
         trainer = train_head.trainer(chosen, dataset, enformer)
         train_head.train_child(chosen, child, trainer, options.seed, folder, label)
 
-    def words(params: dict[str, Number]) -> str:
-        return command_line("train_head", _train_head_options(options, params, dataset))
-
-    return _Subject(enformer, dataset.digest, 1, budget, fill, train, words)
+    return _Subject(enformer, dataset.digest, 1, fill, "train_head", chosen, train)
 
 
 def _finetune_options(options: Options, params: dict[str, Number]) -> finetune.Options:
-    return _shared(finetune.Options, options, trainable="head", **params)
+    return shared(finetune.Options, options, trainable="head", **params)
 
 
 def _train_head_options(
@@ -361,48 +369,42 @@ def _train_head_options(
     steps = options.steps_per_epoch
     if not steps:
         steps = -(-dataset.count("train") // options.batch_size) if dataset else 1
-    return _shared(
-        train_head.Options, options, head="linear", seeds=(options.seed,), steps_per_epoch=steps, **params
-    )
-
-
-def _shared(kind: type, options: Options, **changed: Any) -> Any:
-    """The options of another command: those that it has in common with this one, and some that are given."""
-    names = {field.name for field in dataclasses.fields(kind)} & {
-        field.name for field in dataclasses.fields(Options)
-    }
-    kept = {name: getattr(options, name) for name in names - set(SEARCHED) - set(changed)}
-    return kind(**kept, **changed)
+    # a head without attention chooses none
+    sizes = {"key_size": train_head.Options.key_size, "value_size": train_head.Options.value_size}
+    changed = {**sizes, **params, "seeds": (options.seed,), "steps_per_epoch": steps}
+    return shared(train_head.Options, options, head="linear", **changed)
 
 
 # --- the search ---------------------------------------------------------------------------------------------------
 
 
 def _search(
-    options: Options, study: optuna.Study, mirror: Mirror, subject: _Subject, space: Space, plan: Plan
+    options: Options,
+    study: optuna.Study,
+    mirror: Mirror,
+    workers: Workers,
+    subject: _Subject,
+    space: Space,
+    plan: Plan,
 ) -> None:
-    alone = not store.is_url(store.address(options.storage, options.work_dir))
-    if given_up := store.give_up_stale(study, alone):
-        print(f"{len(given_up)} trials were under way when a command was killed; they are done again")
     mirror.follow_all()
     found = store.counts(study)
     if not left(study, plan):
-        print(f"all {found.all} trials were done before")
+        print(
+            f"all {found.all} trials were done before" if not found.running else "no trial is left to begin"
+        )
         return
     if found.complete + found.pruned + found.failed:
         print(f"{found.complete + found.pruned + found.failed} trials were done before")
-    workers = Workers(options.workers or count_for(plan.trials), options.work_dir / "search_head" / "logs")
-    try:
-        began = time.perf_counter()
-        workers.begin(subject.fill())
-        filled = time.perf_counter()
-        run_trials(study, workers, space, mirror, plan)
-        ended = time.perf_counter()
-        mirror.follow_all()
-        mirror.run.summarize({"seconds/embeddings": filled - began, "seconds/trials": ended - filled})
-    finally:
-        workers.close()
-        mirror.close()
+    if absent := [name for name, params in plan.first.items() if not space.holds(params)]:
+        print(f"published heads that the search space does not have: {', '.join(absent)}")
+    began = time.perf_counter()
+    workers.begin(subject.fill())
+    filled = time.perf_counter()
+    run_trials(study, workers, space, mirror, plan)
+    ended = time.perf_counter()
+    mirror.follow_all()
+    mirror.run.summarize({"seconds/embeddings": filled - began, "seconds/trials": ended - filled})
 
 
 # --- what comes out -----------------------------------------------------------------------------------------------
@@ -412,21 +414,26 @@ _MOST_SHOWN = 5  # trials in the table that is printed
 
 
 def _finish(
-    options: Options, run: "Run", study: optuna.Study, subject: _Subject, space: Space, identity: str
+    options: Options,
+    run: "Run",
+    study: optuna.Study,
+    mirror: Mirror,
+    subject: _Subject,
+    space: Space,
+    identity: str,
 ) -> dict[str, str]:
     """Keeps tables and figures of the study, trains its best head and says what was found; returns what failed."""
     best = study.best_trial
     params = space.of(best.params)
     found = store.counts(study)
     table = reporting.search_summary(study)
-    run.tag({f"best.{name}": f"{value:g}" for name, value in params.items()})
     run.keep_table("trials", table)
     objective = "validation Pearson r" if options.objective == "pearson" else "validation loss"
     with tempfile.TemporaryDirectory() as temporary:
         for path in reporting.write_search_figures(study, objective, Path(temporary)):
             run.keep(path)
     counted = f"{found.complete} trials complete, {found.pruned} pruned, {found.failed} failed"
-    _describe(run, study, params, counted, objective)
+    mirror.describe(objective, params, counted)
     print(f"\n{counted}; the best by {objective}:\n{reporting.search_text(table, _MOST_SHOWN)}\n")
     sometimes = space.conditional
     how = run.share_comparison(
@@ -440,41 +447,29 @@ def _finish(
         tags=("state", store.ORIGIN),
         ascending=options.objective == "loss",
     )
+    # with all that may differ from one command to the next: another budget is another training
+    budget = f"{best.number}, {options.epochs} epochs{', valid' * (options.eval_split == 'valid')}"
     outcomes = train_each(
         run,
-        [str(best.number)],
-        lambda child, name, folder, label: subject.train(child, params, folder, label),
+        [budget],
+        lambda child, name, folder, label: subject.train(child, subject.chosen(params), folder, label),
         lambda child: child,
         what="best",
         study=identity,
         folder=options.work_dir / "search_head" / identity,
-        params=lambda name: {"best": name, **params, "epochs": options.epochs},
-        said=lambda child: f"trained for up to {options.epochs} epochs",
+        params=lambda name: {"best": best.number, **params, "epochs": options.epochs},
+        said=lambda child: "trained again",
         batch_size=options.batch_size,
     )
     for why in outcomes.failed.values():
-        print(f"the best head, trial {best.number}, was not trained: {why}")
+        print(f"the best head, of trial {best.number}, was not trained again: {why}")
     for child in outcomes.done.values():
-        _offer(options, run, child, subject.words(params))
+        chosen = dataclasses.replace(subject.chosen(params), experiment=subject.command)
+        _offer(options, run, child, command_line(subject.command, chosen))
     print(f"\nTo compare the trials (start the UI first where a command stands above the address):\n{how}")
     if options.weights == "random":
         print("The trunk has random weights: this says nothing of a pretrained Enformer.")
     return outcomes.failed
-
-
-def _describe(
-    run: "Run", study: optuna.Study, params: dict[str, Number], counted: str, objective: str
-) -> None:
-    """What the page of the run says first."""
-    chosen = ", ".join(f"{name} {value:.3g}" for name, value in params.items())
-    origin = study.best_trial.user_attrs.get(store.ORIGIN)
-    run.describe(
-        f"**Best {objective} {study.best_value:.4f}** with {chosen} (trial {study.best_trial.number}"
-        f"{f', the published head {origin}' if origin else ''}); {counted}.\n\n"
-        "Artifacts: `search.html` (interactive), `history.png`, `importance.png`, `slice.png`, "
-        "`parallel_coordinates.png`, and the table `trials`. Children: a run for each trial, and `best`, which has "
-        "the head as a model."
-    )
 
 
 def _offer(options: Options, run: "Run", child: "Run", words: str) -> None:
@@ -484,10 +479,15 @@ def _offer(options: Options, run: "Run", child: "Run", words: str) -> None:
     }
     run.summarize(held_out)
     numbers = [f"{name[8:]} {value:.3f}" for name, value in held_out.items() if name.startswith("pearson/")]
-    print(f"\nThe best head on what was held out, Pearson r: {', '.join(numbers)}")
+    where = "the validation split, which chose it" if options.eval_split == "valid" else "what was held out"
+    print(f"\nThe best head on {where}, Pearson r: {', '.join(numbers)}")
     print(f"To train it again, or otherwise: {words}")
-    command = "predict_constructs" if options.task == "constructs" else "predict"
-    print(f"To predict with it: python -m mlproject {command} --weights runs:/{child.id}")
+    own = options.data != "demo"
+    if options.task == "constructs":
+        command = f"predict_constructs --weights runs:/{child.id}{f' --data {options.data}' * own}"
+    else:
+        command = f"predict --weights runs:/{child.id}{' --regions BED --fasta FASTA' * own}"
+    print(f"To predict with it: python -m mlproject {command}")
     if not options.register:
         print("To register it: the same command with --register NAME")
         return

@@ -63,6 +63,18 @@ def plan_folds(constructs: Sequence[Construct], held_out: Collection[str] = ()) 
     return [fold for fold in folds if not held_out or fold.name in held_out]
 
 
+def held_out_fold(constructs: Sequence[Construct], name: str) -> Fold:
+    """The training of `plan_folds` that holds this fold out, the last one for an empty name.
+
+    Raises:
+      InputError: as `plan_folds`, or there is no such fold; says which there are.
+    """
+    by_name = {fold.name: fold for fold in plan_folds(constructs)}
+    if name and name not in by_name:
+        raise InputError(f"--held_out: found {name!r}; it can be {', '.join(by_name)}")
+    return by_name[name or list(by_name)[-1]]
+
+
 def search_folds(constructs: Sequence[Construct], held_out: str) -> list[Fold]:
     """What a search may see when a fold is held out: each of the others is validated on in turn, but one of a split.
 

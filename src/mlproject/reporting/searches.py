@@ -83,9 +83,13 @@ def search_text(summary: pd.DataFrame, most: int) -> str:
     names = list(summary.columns[3 : summary.columns.get_loc("epochs")])
     lines = [["trial", "objective", *names, "origin"]]
     for row in best.to_dict("records"):
-        chosen = ["" if pd.isna(row[name]) else _number(row[name]) for name in names]
+        chosen = ["" if pd.isna(row[name]) else _short_number(row[name]) for name in names]
         lines.append([str(row["number"]), f"{row['value']:.4f}", *chosen, row["origin"]])
     return aligned(lines)
+
+
+def _short_number(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def trial_colors(study: "optuna.Study") -> dict[int, str]:

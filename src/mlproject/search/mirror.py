@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from mlproject.search import store
-from mlproject.search.space import rounded
+from mlproject.search.space import Number, as_chosen, shown
 
 if TYPE_CHECKING:
     from mlproject.tracking.runs import Run
@@ -54,9 +54,11 @@ class Mirror:
         self._ended: set[int] = set()
 
     def follow_all(self) -> None:
-        """Tells of every trial that has ended, whichever command ran it."""
+        """Tells of every trial that has ended; while other commands are at work, of this one's alone."""
+        shared = store.others_at_work(self._study)
         for trial in self._study.get_trials(deepcopy=False):
-            if trial.state.is_finished():
+            own = trial.user_attrs.get(store.OWNER) == store.owner()
+            if trial.state.is_finished() and (own or not shared):
                 self.follow(trial)
 
     def follow(self, trial: FrozenTrial) -> None:
@@ -70,6 +72,25 @@ class Mirror:
         if trial.state.is_finished():
             self._end(trial)
             self._sum_up()
+
+    def describe(self, objective: str, params: Mapping[str, Number], counted: str) -> None:
+        """What the page of the parent says first: the best value and parameters, and what else there is to see.
+
+        Args:
+            objective: what it is called.
+            params: of the best trial.
+            counted: how many trials there are.
+        """
+        best = self._study.best_trial
+        origin = best.user_attrs.get(store.ORIGIN)
+        self.run.tag({f"best.{name}": f"{value:g}" for name, value in params.items()})
+        self.run.describe(
+            f"**Best {objective} {best.value:.4f}** with {shown(params, params)} (trial {best.number}"
+            f"{f', the published head {origin}' if origin else ''}); {counted}.\n\n"
+            "Artifacts: `search.html` (interactive), `history.png`, `importance.png`, `slice.png`, "
+            "`parallel_coordinates.png`, and the table `trials`. Children: a run for each trial, and `best`, which has "
+            "the head as a model."
+        )
 
     def close(self) -> None:
         """Ends the children whose trials go on, or are done again, in another command."""
@@ -94,7 +115,7 @@ class Mirror:
         context = self.run.child(
             f"trial {number}",  # `run_name` when it has ended
             key={"grid": self._key, "trial": number},
-            params={"trial": number, **{name: rounded(value) for name, value in trial.params.items()}},
+            params={"trial": number, **as_chosen(trial)},
         )
         child = context.__enter__()
         if not child.done:

@@ -22,7 +22,7 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "random": {},
 }
 PRUNERS: dict[str, dict[str, Any]] = {
-    "median": {"n_startup_trials": 5, "n_warmup_steps": 1, "interval_steps": 1, "n_min_trials": 3},
+    "median": {"n_startup_trials": 5, "n_warmup_steps": 2, "interval_steps": 1, "n_min_trials": 3},
     "hyperband": {"min_resource": 1, "reduction_factor": 3},
     "none": {},
 }

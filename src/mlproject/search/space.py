@@ -11,6 +11,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.trial import FrozenTrial
 
 from mlproject.errors import InputError
 
@@ -112,8 +113,8 @@ def parse_space(words: Mapping[str, str], bounds: Mapping[str, Bounds]) -> Space
     for name, word in words.items():
         try:
             found = _parse(word, bounds[name])
-        except ValueError as error:
-            raise InputError(f"--{name}: found {word!r}: {error}; expected {FORMS}") from None
+        except (ValueError, ArithmeticError) as error:  # arithmetic: of steps that are tiny
+            raise InputError(f"--{name}: found {word[:200]!r}: {error}; expected {FORMS}") from None
         if isinstance(found, BaseDistribution):
             searched[name] = found
         else:
@@ -171,6 +172,18 @@ def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> 
     return value if step else min(max(rounded(value), ends[0]), ends[1])
 
 
+def as_chosen(trial: FrozenTrial) -> dict[str, Number]:
+    """What a trial was told to use, of what was searched."""
+    return {
+        name: rounded(value) if _is_rounded(trial.distributions[name]) else value
+        for name, value in trial.params.items()
+    }
+
+
+def _is_rounded(distribution: BaseDistribution) -> bool:
+    return isinstance(distribution, FloatDistribution) and distribution.step is None
+
+
 def rounded(value: Number) -> Number:
     """The number with three digits, which nobody can tell from it in a training, and which can be read and typed."""
     return float(f"{value:.3g}") if isinstance(value, float) else value
@@ -180,7 +193,7 @@ def _end(distribution: BaseDistribution) -> Number:
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices[0]  # type: ignore[return-value]
     assert isinstance(distribution, IntDistribution | FloatDistribution)
-    return distribution.high
+    return distribution.low
 
 
 def _may_be(distribution: BaseDistribution | None, value: Number) -> bool:

@@ -61,8 +61,8 @@ def is_url(storage: str) -> bool:
 
 def without_password(storage: str) -> str:
     """The address as it may be shown."""
-    hidden = re.sub(r"(://[^/@:\s]*):\S+@", r"\1:***@", storage)
-    return re.sub(r"([?&]\w*password=)[^&\s]+", r"\1***", hidden, flags=re.IGNORECASE)
+    hidden = re.sub(r"(://[^/:\s?]*):[^?]*@", r"\1:***@", storage)  # as widely as SQLAlchemy reads it
+    return re.sub(r"([?&]\w*(pass|pwd)\w*=)[^&]+", r"\1***", hidden, flags=re.IGNORECASE)
 
 
 def address(storage: str, work_dir: Path) -> str:
@@ -73,8 +73,9 @@ def address(storage: str, work_dir: Path) -> str:
     """
     if is_url(storage) and without_password(storage) != storage:
         raise InputError(
-            f"--storage {without_password(storage)}: the password would be kept with the run; give the address in the "
-            f"variable {VARIABLE} and leave --storage out, or the password in a file of the database's own (.pgpass)"
+            f"--storage {without_password(storage)}: the password would be kept with the run (`mlflow run -P` has "
+            f"done so: delete that run); give the address in the variable {VARIABLE} and leave --storage out, or "
+            "the password in a file of the database's own (.pgpass)"
         )
     return storage or os.environ.get(VARIABLE, "") or str(work_dir / "search_head" / "optuna.journal")
 
@@ -349,6 +350,12 @@ def place(trials: list[FrozenTrial], trial: FrozenTrial) -> int:
     """The number that a trial would have if none of these, all of its study, had been done again."""
     first = trial.system_attrs.get("failed_trial", trial.number)
     return sum("retry_history" not in other.system_attrs for other in trials[:first])
+
+
+def others_at_work(study: optuna.Study) -> bool:
+    """Whether other commands, as far as the study knows, are at trials of it."""
+    running = study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+    return any(trial.user_attrs.get(OWNER) != owner() for trial in running)
 
 
 def give_up(study: optuna.Study, number: int, why: str, lost: bool = False) -> bool:

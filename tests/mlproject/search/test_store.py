@@ -344,6 +344,9 @@ SECRETS = {
     "postgresql://host/db?user=me&password=secret&x=1": "postgresql://host/db?user=me&password=***&x=1",
     "postgresql://me@host/db?sslpassword=secret": "postgresql://me@host/db?sslpassword=***",
     "postgresql://:secret@host/db": "postgresql://:***@host/db",
+    "postgresql://me@domain:secret@host/db": "postgresql://me@domain:***@host/db",
+    "postgresql://me:my secret@host/db": "postgresql://me:***@host/db",
+    "mysql+pymysql://me@host/db?passwd=sec ret&x=1": "mysql+pymysql://me@host/db?passwd=***&x=1",
 }
 
 
@@ -354,7 +357,15 @@ def test_a_password_is_refused_where_it_would_be_kept_and_never_shown(storage, t
     assert line.startswith(f"--storage {SECRETS[storage]}: the password would be kept with the run")
 
 
-@pytest.mark.parametrize("storage", ["postgresql://me@host:5432/db", "sqlite:///a@b.db", "postgresql://[::1"])
+@pytest.mark.parametrize(
+    "storage",
+    [
+        "postgresql://me@host:5432/db",
+        "sqlite:///a@b.db",
+        "postgresql://[::1",
+        "postgresql://me@[::1]:5432/db",
+    ],
+)
 def test_addresses_without_a_password_are_as_they_are(storage, tmp_path):
     assert store.without_password(storage) == storage == store.address(storage, tmp_path)
 
