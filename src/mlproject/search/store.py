@@ -36,6 +36,8 @@ _GRACE_SECONDS = 90  # without a heartbeat, after which a trial on another machi
 _MOST_RETRIES = 3  # a trial that ends its worker each time is given up after so many
 _MAKING_SECONDS = 5.0  # for another command to say what the study that it has just made is of
 
+_KEPT = (TrialState.COMPLETE, TrialState.PRUNED)  # finished by whoever ran it
+
 SETTINGS = "settings"  # user attribute of a study: what may not change while it goes on
 IDENTITY = "identity"  # user attribute of a study: no other study has the same, one of its name in a new store neither
 OWNER = "owner"  # user attribute of a trial: machine, process and the process's start
@@ -320,8 +322,8 @@ class Counts(NamedTuple):
 def counts(study: optuna.Study) -> Counts:
     """Trials by state, of which each counts once."""
     trials = study.get_trials(deepcopy=False)
-    replaced = retried(trials)
-    states = [trial.state for trial in trials if trial.number not in replaced]
+    others = {*retried(trials), *_surplus(trials)}
+    states = [trial.state for trial in trials if trial.number not in others]
     of = {
         "complete": TrialState.COMPLETE,
         "pruned": TrialState.PRUNED,
@@ -333,17 +335,51 @@ def counts(study: optuna.Study) -> Counts:
 
 
 def retried(trials: list[FrozenTrial]) -> dict[int, int]:
-    """The numbers of trials that were given up, to the number of the trial that does the same again."""
+    """The numbers of trials that were given up, to the number of the trial that does the same again.
+
+    Args:
+        trials: all of a study.
+    """
     return {
         number: trial.number
         for trial in trials
         for number in trial.system_attrs.get("retry_history", [])[-1:]
+        if trials[number].state not in _KEPT
     }
+
+
+def _surplus(trials: list[FrozenTrial]) -> list[int]:
+    """The numbers of retries whose trial was finished after all, by a command that was silent for too long."""
+    return [
+        trial.number
+        for trial in trials
+        if any(trials[number].state in _KEPT for number in trial.system_attrs.get("retry_history", []))
+    ]
+
+
+def drop_surplus(study: optuna.Study) -> None:
+    """Fails the queued retries of trials that are finished: they would do them twice. To be done `exclusively`."""
+    trials = study.get_trials(deepcopy=False)
+    for number in _surplus(trials):
+        if trials[number].state == TrialState.WAITING:
+            identity = trials[number]._trial_id
+            study._storage.set_trial_user_attr(identity, FAILURE, "its first try was finished after all")
+            study._storage.set_trial_state_values(identity, state=TrialState.FAIL)
 
 
 def owner() -> str:
     """This process, as trials name it."""
-    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.2f}"
+    return f"{_machine()} {os.getpid()} {psutil.Process().create_time():.2f}"
+
+
+def _machine() -> str:
+    """Where a number means one process: containers may have a name in common and other processes, or other clocks."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+    with contextlib.suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return "/".join(parts)
 
 
 def place(trials: list[FrozenTrial], trial: FrozenTrial) -> int:
@@ -361,6 +397,8 @@ def others_at_work(study: optuna.Study) -> bool:
 def give_up(study: optuna.Study, number: int, why: str, lost: bool = False) -> bool:
     """Fails a trial that nobody is at any more, and queues its retry, which keeps what it has reported.
 
+    To be done `exclusively`. One that is finished, which its own command may do at any time, stays as it is.
+
     Args:
         study: of the trial.
         number: of the trial.
@@ -372,6 +410,8 @@ def give_up(study: optuna.Study, number: int, why: str, lost: bool = False) -> b
     """
     trials = study.get_trials(deepcopy=False)
     trial = trials[number]
+    if trial.state.is_finished():
+        return number in retried(trials)
     losses = trial.user_attrs.get(LOST, 0) + lost
     again = losses <= _MOST_RETRIES
     # The retry first: were this process killed in between, the trial would be lost, or be done twice.
@@ -387,9 +427,13 @@ def give_up(study: optuna.Study, number: int, why: str, lost: bool = False) -> b
             intermediate_values=trial.intermediate_values,
         )
         study.add_trial(retry)
-    study._storage.set_trial_user_attr(trial._trial_id, FAILURE, why)
-    study.tell(number, state=TrialState.FAIL)
-    return again
+    try:
+        study._storage.set_trial_user_attr(trial._trial_id, FAILURE, why)
+        study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+    except optuna.exceptions.UpdateFinishedTrialError:
+        pass
+    drop_surplus(study)
+    return number in retried(study.get_trials(deepcopy=False))
 
 
 def give_up_stale(study: optuna.Study, alone: bool) -> list[int]:
@@ -420,8 +464,8 @@ def _has_ended(process: str | None) -> bool:
     """
     if process is None:
         return True
-    host, _, rest = process.partition(" ")
-    if host != socket.gethostname():
+    machine, _, rest = process.partition(" ")
+    if machine != _machine():
         return False
     number, _, started = rest.partition(" ")
     try:

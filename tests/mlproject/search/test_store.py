@@ -256,6 +256,38 @@ def test_being_killed_between_retry_and_failure_does_nothing_twice(storage, monk
     assert states(study) == ["FAIL", "WAITING"] and store.counts(study).all == 1
 
 
+def test_a_trial_that_is_finished_while_it_is_given_up_is_done_once(storage, monkeypatch):
+    """Its command was silent for too long, and wakes at the worst moment."""
+    study, theirs = toy_study(storage), toy_study(storage)
+    trial, pruned = new_trial(study), new_trial(study)
+    add = theirs.add_trial
+
+    def finished(retry):
+        add(retry)
+        number = retry.system_attrs["failed_trial"]
+        study.tell(number, 0.5) if number == 0 else study.tell(number, state=TrialState.PRUNED)
+
+    monkeypatch.setattr(theirs, "add_trial", finished)
+    assert not store.give_up(theirs, trial.number, "silent") and not store.give_up(theirs, 1, "silent")
+    assert states(study) == ["COMPLETE", "PRUNED", "FAIL", "FAIL"] and study.trials[0].value == 0.5
+    assert store.counts(study) == (1, 1, 0, 0, 0) and store.retried(study.trials) == {}
+    assert not store.give_up(study, pruned.number, "silent")  # nothing to do
+    assert len(study.trials) == 4 and store.FAILURE not in study.trials[1].user_attrs
+
+
+def test_a_retry_of_a_trial_that_was_finished_after_all_is_no_trial(storage, monkeypatch):
+    """Whoever gave it up was killed before it had."""
+    study = toy_study(storage)
+    new_trial(study)
+    with monkeypatch.context() as patch, pytest.raises(KeyError):
+        patch.setattr(study, "tell", lambda *_, **__: {}["killed"])
+        store.give_up(study, 0, "silent")
+    study.tell(0, 0.5)
+    assert states(study) == ["COMPLETE", "WAITING"] and store.counts(study) == (1, 0, 0, 0, 0)
+    store.drop_surplus(study)
+    assert states(study) == ["COMPLETE", "FAIL"] and store.counts(study) == (1, 0, 0, 0, 0)
+
+
 @pytest.mark.slow
 def test_trials_whose_process_ended_are_done_again_and_others_are_not(storage):
     toy_study(storage, name="killed"), toy_study(storage, name="alive")
@@ -294,6 +326,10 @@ def test_whose_trial_it_is(storage, monkeypatch):
     ask(study).set_user_attr(
         store.OWNER, mine[:-1] + str((int(mine[-1]) + 1) % 10)
     )  # another process of this number
+    with monkeypatch.context() as patch:  # of another container, whose name is the same
+        patch.setattr("os.readlink", lambda path: "pid:[1]")
+        ask(study).set_user_attr(store.OWNER, f"{store._machine()} 1 0.00")
+        ask(study).set_user_attr(store.OWNER, store.owner())
     assert store.give_up_stale(study, alone=False) == [0, 3]
 
 
