@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
@@ -17,7 +18,7 @@ from mlproject.errors import InputError, Stopped
 from mlproject.search import store
 from mlproject.search.mirror import Mirror
 from mlproject.search.space import Number, Space, shown
-from mlproject.search.trials import Budget, Objective, Validation, worth
+from mlproject.search.trials import Budget, Objective, Validation, hopeless, worth
 from mlproject.search.workers import End, Order, Report, Workers
 
 _WAIT_SECONDS = 0.5
@@ -100,40 +101,36 @@ class _Search:
     def begin_trial(self) -> bool:
         """Begins the next trial; false where there is none."""
         with store.exclusively(self._study):
+            store.drop_surplus(self._study)
             if not left(self._study, self._plan):
                 return False
             self._queue_first()
             with store.quietly():  # of heartbeats, which `_beat` sends
                 trial = self._study.ask()
+            self._record(trial)  # first: whoever is killed after it is missed by other machines too
             trial.set_user_attr(store.OWNER, store.owner())
         params = self._space.suggest(trial)
         number = trial.number
         self._trials[number] = trial
         frozen = self._frozen(number)
-        first = frozen.system_attrs.get("failed_trial", number)
         known = frozen.user_attrs.get(store.VALIDATION, [])
-        order = Order(number, params, known, self._plan.folder / f"trial-{first}")
         if self._was_enough(trial, known):  # when it was killed
-            shutil.rmtree(order.folder, ignore_errors=True)
             self._end_trial(trial, End("pruned"))
         else:
-            self._workers.train(order)
-            self._beat(now=True)
+            self._workers.train(Order(number, params, known, self._folder(frozen)))
         self._mirror.follow(self._frozen(number))
         return True
 
     def go_on(self) -> None:
         """Waits for what workers say, and does what follows."""
         for number, said in self._workers.events(_WAIT_SECONDS):
-            if self._frozen(number).state.is_finished():  # another command has taken this one for dead
+            try:
+                self._hear(number, said)
+            except UpdateFinishedTrialError:  # another command has taken this one for dead
                 if isinstance(said, Report):
                     self._workers.answer(number, True)
                 else:
-                    del self._trials[number]
-            elif isinstance(said, Report):
-                self._workers.answer(number, self._is_enough(self._trials[number], said))
-            else:
-                self._end_trial(self._trials[number], said)
+                    self._trials.pop(number, None)
             self._mirror.follow(self._frozen(number))
         self._beat()
 
@@ -142,7 +139,7 @@ class _Search:
         self._workers.close(at_once=False)
         for number in list(self._trials):
             del self._trials[number]
-            if not self._frozen(number).state.is_finished():
+            with store.exclusively(self._study):
                 store.give_up(self._study, number, "the command was stopped")
         self._mirror.follow_all()
 
@@ -151,6 +148,23 @@ class _Search:
     def _frozen(self, number: int) -> FrozenTrial:
         """A trial as the store has it, only to be read."""
         return self._study.get_trials(deepcopy=False)[number]
+
+    def _folder(self, trial: FrozenTrial) -> Path:
+        """For the checkpoints of a trial and its retries."""
+        return self._plan.folder / f"trial-{trial.system_attrs.get('failed_trial', trial.number)}"
+
+    def _hear(self, number: int, said: Report | End) -> None:
+        """Does what follows of what a worker says.
+
+        Raises:
+            UpdateFinishedTrialError: somebody else has ended this trial.
+        """
+        if self._frozen(number).state.is_finished():
+            raise UpdateFinishedTrialError
+        if isinstance(said, Report):
+            self._workers.answer(number, self._is_enough(self._trials[number], said))
+        else:
+            self._end_trial(self._trials[number], said)
 
     def _queue_first(self) -> None:
         """Makes the next trial what people have chosen, in its turn: queued one by one, so that retries come first."""
@@ -162,63 +176,87 @@ class _Search:
 
     def _was_enough(self, trial: optuna.Trial, known: Validation) -> bool:
         """Whether a trial that is done again would have been pruned after what it has reported."""
+        enough = False
         for step in range(1, len(known) + 1):
-            self._report(trial, known[:step])
-        return bool(known) and trial.should_prune()
+            enough = self._judge(trial, known[:step])
+        return enough
 
-    def _report(self, trial: optuna.Trial, validation: Validation) -> None:
-        """Tells the study what a trial is worth after its reports: NaN, an undefined Pearson r, gets it pruned."""
+    def _judge(self, trial: optuna.Trial, validation: Validation) -> bool:
+        """Tells the study what a trial is worth after its reports; whether the pruner ends it.
+
+        Of an undefined Pearson r, NaN, the pruner is not told: it ends a trial that has none when a part has had two
+        chances (`hopeless`), whatever the pruner.
+        """
         value = worth(validation, self._plan.budget.epochs, self._plan.objective)
-        if not math.isinf(value) and len(validation) not in self._frozen(trial.number).intermediate_values:
+        if math.isnan(value):
+            return hopeless(validation, self._plan.budget.epochs, self._plan.objective)
+        if len(validation) not in self._frozen(trial.number).intermediate_values:
             trial.report(value, len(validation))
+        return trial.should_prune()
 
     def _is_enough(self, trial: optuna.Trial, report: Report) -> bool:
-        """Tells the study what a trial has reported; whether the pruner ends it."""
+        """Keeps what a trial has reported; whether that ends it."""
         validation = [*trial.user_attrs.get(store.VALIDATION, []), [report.loss, report.pearson]]
         trial.set_user_attr(store.VALIDATION, validation)
-        self._report(trial, validation)
-        return trial.should_prune()
+        return self._judge(trial, validation)
 
     def _end_trial(self, trial: optuna.Trial, end: End) -> None:
         number = trial.number
         del self._trials[number]
         if end.how == "refused":
-            store.give_up(self._study, number, end.why)
+            with store.exclusively(self._study):
+                store.give_up(self._study, number, end.why)
             raise InputError(end.why)
         if end.how == "lost":
-            again = store.give_up(self._study, number, end.why, lost=True)
+            # a stop may reach workers before this process: that is no fault of a trial
+            lost = not stopping.should_stop()
+            with store.exclusively(self._study):
+                again = store.give_up(self._study, number, end.why, lost)
             tqdm.write(f"trial {number}: {end.why}{'; it is done again' if again else ', too often'}")
             if not again:
+                shutil.rmtree(self._folder(self._frozen(number)), ignore_errors=True)
                 self._bar.update()
             return
         validation = trial.user_attrs.get(store.VALIDATION, [])
         value = worth(validation, self._plan.budget.epochs, self._plan.objective) if validation else math.nan
         why = end.why
-        if end.how == "done" and not math.isfinite(value):
+        without = not any(math.isfinite(pearson) for _, pearson in validation)
+        if not why and math.isnan(value) and (without or end.how == "done"):
             why = "validation Pearson r is undefined: the predictions of a fold are all alike"
         if why:
             trial.set_user_attr(store.FAILURE, why)
-            self._study.tell(trial, state=TrialState.FAIL)
+            self._tell(trial, state=TrialState.FAIL)
             said = f"failed: {why}"
         elif end.how == "pruned":
-            self._study.tell(trial, state=TrialState.PRUNED)
+            self._tell(trial, state=TrialState.PRUNED)
             said = f"pruned after epoch {len(validation)}, {self._plan.objective} {value:.4f}"
         else:
-            self._study.tell(trial, value)
+            self._tell(trial, value)
             said = f"{self._plan.objective} {value:.4f}"
+        shutil.rmtree(self._folder(self._frozen(number)), ignore_errors=True)  # of one that has failed
         self._bar.update()
         ended = _ended(self._study)
         tqdm.write(f"[{ended}/{self._plan.trials}] trial {number}: {said} ({shown(trial.params, _SHOWN)})")
 
-    def _beat(self, now: bool = False) -> None:
+    def _tell(self, trial: optuna.Trial, value: float | None = None, state: TrialState | None = None) -> None:
+        try:
+            self._study.tell(trial, value, state)
+        except ValueError as error:
+            if self._frozen(trial.number).state.is_finished():
+                raise UpdateFinishedTrialError from error
+            raise
+
+    def _record(self, trial: optuna.Trial) -> None:
+        """Says that somebody is at a trial."""
+        if isinstance(self._study._storage, BaseHeartbeat):
+            self._study._storage.record_heartbeat(trial._trial_id)
+
+    def _beat(self) -> None:
         """Tells a database that these trials are alive, and gives up those of other commands that are not."""
-        storage = self._study._storage
-        if not isinstance(storage, BaseHeartbeat):
+        beats = isinstance(self._study._storage, BaseHeartbeat)
+        if not beats or time.monotonic() - self._beat_at <= store.HEARTBEAT_SECONDS:
             return
-        due = time.monotonic() - self._beat_at > store.HEARTBEAT_SECONDS
-        if now or due:
-            for trial in self._trials.values():
-                storage.record_heartbeat(trial._trial_id)
-        if due:
-            self._beat_at = time.monotonic()
-            store.give_up_stale(self._study, alone=False)
+        self._beat_at = time.monotonic()
+        for trial in self._trials.values():
+            self._record(trial)
+        store.give_up_stale(self._study, alone=False)

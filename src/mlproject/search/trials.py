@@ -78,7 +78,7 @@ class Task(Protocol):
     def parts(self) -> int: ...
 
     def hold(self, most_bytes: int) -> None:
-        """Reads the embeddings into memory, if they take no more than this there."""
+        """Reads the embeddings that trials read into memory, if they take no more than this there."""
 
     def training(self, params: Mapping[str, Any]) -> Training: ...
 
@@ -104,7 +104,8 @@ class ActivityTask:
         return len(self.folds)
 
     def hold(self, most_bytes: int) -> None:
-        self.embeddings.hold(self.windows.keys(range(len(self.windows))), most_bytes)
+        seen = frozenset[str]().union(*(fold.train | fold.valid for fold in self.folds))
+        self.embeddings.hold(self.windows.keys(self.windows.in_folds(seen)), most_bytes)
 
     def training(self, params: Mapping[str, Any]) -> "ActivityTraining":
         return ActivityTraining(self, params)
@@ -302,3 +303,17 @@ def worth(validation: Validation, epochs: int, objective: Objective) -> float:
     parts = [validation[start : start + epochs] for start in range(0, len(validation), epochs)]
     kept = [min(part, key=lambda report: report[0]) for part in parts]
     return float(np.mean([report[0 if objective == "loss" else 1] for report in kept]))
+
+
+def hopeless(validation: Validation, epochs: int, objective: Objective) -> bool:
+    """Whether a trial is worth NaN for good: in a part that is over, or in one after three epochs.
+
+    The predictions of a head that has hardly begun may be all alike: each part has two chances.
+
+    Args:
+        validation, epochs, objective: as `worth` takes them.
+    """
+    judged = len(validation)
+    if judged % epochs in (1, 2):
+        judged -= judged % epochs
+    return judged > 0 and bool(np.isnan(worth(validation[:judged], epochs, objective)))

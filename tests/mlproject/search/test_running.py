@@ -171,13 +171,13 @@ def test_the_same_command_does_nothing_and_more_trials_go_on(tmp_path):
 
 def test_a_trial_that_fails_is_one_of_the_trials(tmp_path):
     mirror = Mirror()
-    study = run(
-        str(tmp_path / "journal"),
-        trials=4,
-        worker=OneWorker(lambda number, reports: End("failed", "Diverged: loss") if number == 2 else None),
-        mirror=mirror,
-        folder=tmp_path,
-    )
+
+    def says(number, reports):
+        (tmp_path / f"trial-{number}").mkdir(exist_ok=True)
+        return End("failed", "Diverged: loss") if number == 2 else None
+
+    study = run(str(tmp_path / "journal"), trials=4, worker=OneWorker(says), mirror=mirror, folder=tmp_path)
+    assert not list(tmp_path.glob("trial-*"))
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE"]
     assert study.trials[2].user_attrs[store.FAILURE] == "Diverged: loss"
     assert (2, TrialState.FAIL) in mirror.followed and store.counts(study) == (3, 0, 1, 0, 0)
@@ -202,12 +202,17 @@ def test_a_trial_whose_worker_is_lost_is_done_again(tmp_path):
 
 
 def test_a_trial_that_always_ends_its_worker_fails_and_the_search_ends(tmp_path, capsys):
-    worker = OneWorker(lambda number, reports: End("lost", "its worker ended with signal 9"))
+    def says(number, reports):
+        (worker.orders[-1].folder / "0").mkdir(parents=True, exist_ok=True)
+        return End("lost", "its worker ended with signal 9")
+
+    worker = OneWorker(says)
     study = run(str(tmp_path / "journal"), trials=2, worker=worker, folder=tmp_path)
     assert [trial.state.name for trial in study.trials] == ["FAIL"] * 8
     assert store.counts(study) == (0, 0, 2, 0, 0)
     output = capsys.readouterr().out
     assert output.count("; it is done again") == 6 and output.count("signal 9, too often") == 2
+    assert not list(tmp_path.glob("trial-*"))
 
 
 def test_what_the_user_must_mend_ends_the_search_and_costs_no_trial(tmp_path):
@@ -231,6 +236,61 @@ def test_a_trial_that_another_command_gave_up_is_let_go(tmp_path):
     study = run(path, trials=3, worker=OneWorker(says), folder=tmp_path)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
     assert table(study) == table(run(str(tmp_path / "whole"), trials=3, folder=tmp_path))
+
+
+@pytest.mark.parametrize("reports", [1, EPOCHS])
+def test_a_trial_that_is_ended_elsewhere_at_the_last_moment_is_let_go(tmp_path, monkeypatch, reports):
+    """Between the look at its state and the word of it; another command takes it for dead."""
+    path, looked = str(tmp_path / "journal"), []
+    frozen = running._Search._frozen
+
+    def late(search, number):
+        found = frozen(search, number)
+        if number == 1 and len(found.user_attrs.get(store.VALIDATION, [])) == reports and not looked:
+            looked.append(number)
+            store.give_up(toy_study(path, pruner="median"), 1, "silent")
+        return found
+
+    def hear(search, number, said, original=running._Search._hear):
+        monkeypatch.setattr(running._Search, "_frozen", late)
+        original(search, number, said)
+
+    monkeypatch.setattr(running._Search, "_hear", hear)
+    study = run(path, trials=3, folder=tmp_path)
+    assert looked
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+
+
+def test_a_stop_that_reaches_a_worker_first_is_no_fault_of_its_trial(tmp_path, monkeypatch):
+    path = str(tmp_path / "journal")
+
+    def says(number, reports):
+        if number == 1:
+            monkeypatch.setattr(stopping, "_received", 2)
+            return End("lost", "its worker ended with exit code 0")
+        return None
+
+    monkeypatch.setattr(stopping, "_received", None)
+    with pytest.raises(Stopped):
+        run(path, trials=4, worker=OneWorker(says), folder=tmp_path)
+    trials = toy_study(path, pruner="median").trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "FAIL", "WAITING"]
+    assert store.LOST not in trials[2].user_attrs
+
+
+def test_a_trial_beats_before_anything_else(tmp_path, monkeypatch):
+    """A command that is killed then can be missed by other machines."""
+
+    def killed(trial, name, value):
+        raise Killed
+
+    monkeypatch.setattr("optuna.Trial.set_user_attr", killed)
+    storage = f"sqlite:///{tmp_path}/optuna.db"
+    with pytest.raises(Killed):
+        run(storage, folder=tmp_path)
+    with toy_study(storage, pruner="median")._storage._backend.engine.begin() as connection:
+        rows = connection.exec_driver_sql("SELECT trial_id FROM trial_heartbeats").all()
+    assert rows == [(1,)]
 
 
 def test_asked_to_stop_it_queues_what_was_under_way(tmp_path, monkeypatch):
@@ -265,6 +325,27 @@ def test_after_the_timeout_no_trial_begins(tmp_path, monkeypatch):
     study = run(str(tmp_path / "journal"), worker=OneWorker(says), timeout=6, folder=tmp_path)
     # three reports and an end: the second begins after four seconds and is finished
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2
+
+
+@pytest.mark.parametrize("name", ["median", "none"])
+def test_a_trial_that_loses_its_correlation_is_pruned_whatever_the_pruner(tmp_path, monkeypatch, name):
+    """numpy warns where Optuna's median is asked of NaN alone, and warnings are errors here."""
+    original, settings = report, {"n_startup_trials": 2, "n_warmup_steps": 0, "interval_steps": 1}
+    monkeypatch.setitem(sampling.PRUNERS, "median", {**settings, "n_min_trials": 1})
+    monkeypatch.setitem(globals(), "EPOCHS", 5)
+    known = toy_study
+
+    def nan(params, epoch):
+        loss, pearson = 1 / epoch, original(params, epoch)[1]
+        return loss, math.nan if params["num_heads"] == 2 and epoch > 1 else pearson
+
+    monkeypatch.setitem(globals(), "report", nan)
+    monkeypatch.setitem(globals(), "toy_study", lambda path, **how: known(path, **{**how, "pruner": name}))
+    first = {f"{heads} {turn}": {**CHOICE, "num_heads": heads} for heads in (1, 2) for turn in range(3)}
+    study = run(str(tmp_path / "journal"), trials=6, first=first, folder=tmp_path)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 3 + ["PRUNED"] * 3
+    assert [len(trial.user_attrs[store.VALIDATION]) for trial in study.trials] == [5] * 3 + [3] * 3
+    assert all(len(trial.intermediate_values) == 1 for trial in study.trials[3:])
 
 
 def test_a_trial_without_a_correlation_has_failed(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 
 from mlproject.embeddings import EmbeddingCache
 from mlproject.head_training import StoredWindows
-from mlproject.search.trials import Budget, Pruned, TracksTask, train, worth
+from mlproject.search.trials import Budget, Pruned, TracksTask, hopeless, train, worth
 from mlproject.training import Diverged
 from searching import CHOICE, toy_task
 from toys import toy_tracks
@@ -39,12 +39,38 @@ def test_worth_is_nan_only_where_the_kept_epoch_has_no_correlation():
     assert worth([*part, [0.1, math.nan]], 2, "loss") == pytest.approx(0.3)
 
 
+def test_a_part_has_two_chances_to_have_a_correlation():
+    nan, some = [0.5, math.nan], [0.6, 0.25]
+    for epochs, reports, expected in (
+        (10, [nan], False),
+        (10, [nan, nan], False),
+        (10, [nan, nan, nan], True),
+        (10, [nan, nan, [0.4, 0.25]], False),
+        (3, [nan, nan, nan], True),
+        (3, [some] * 3 + [nan, nan], False),
+        (3, [some] * 3 + [nan] * 3, True),
+        (3, [nan] * 3 + [some], True),
+        (1, [nan], True),
+        (2, [nan, nan], True),
+    ):
+        assert hopeless(reports, epochs, "pearson") == expected, (epochs, reports)
+        assert not hopeless(reports, epochs, "loss")
+
+
 # --- activity heads -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
     return toy_task(tmp_path_factory.mktemp("task"))
+
+
+def test_what_is_held_is_what_trials_read(tmp_path):
+    task = toy_task(tmp_path)
+    task.hold(2**20)
+    held = [one.fold in ("1", "2") for one in task.windows.constructs]
+    keys = task.windows.keys([row for row, at in enumerate(task.windows.construct) if held[at]])
+    assert set(task.embeddings._held[0]) == set(keys) and len(keys) == 32
 
 
 def reports_of(task, folder, params=PARAMS, known=(), stop_at=None, known_then=None):
