@@ -71,6 +71,7 @@ def run_trials(study: optuna.Study, workers: Workers, space: Space, mirror: Mirr
             in_time = not plan.timeout or time.monotonic() - began < plan.timeout
             while workers.idle and in_time and search.begin_trial():
                 pass
+            search.tell_news()  # while the workers are at work
             if not workers.busy:
                 break
             search.go_on()
@@ -95,6 +96,7 @@ class _Search:
         self._study, self._workers, self._space, self._mirror = study, workers, space, mirror
         self._plan, self._bar = plan, bar
         self._trials: dict[int, optuna.Trial] = {}  # under way
+        self._news: dict[int, None] = {}  # trials of which the mirror is to tell, in order
         self._beat_at = 0.0
         self._first = [(name, params) for name, params in plan.first.items() if space.holds(params)]
 
@@ -118,7 +120,7 @@ class _Search:
             self._end_trial(trial, End("pruned"))
         else:
             self._workers.train(Order(number, params, known, self._folder(frozen)))
-        self._mirror.follow(self._frozen(number))
+        self._news[number] = None
         return True
 
     def go_on(self) -> None:
@@ -131,8 +133,14 @@ class _Search:
                     self._workers.answer(number, True)
                 else:
                     self._trials.pop(number, None)
-            self._mirror.follow(self._frozen(number))
+            self._news[number] = None
         self._beat()
+
+    def tell_news(self) -> None:
+        """Has the mirror tell what has happened."""
+        for number in self._news:
+            self._mirror.follow(self._frozen(number))
+        self._news.clear()
 
     def stop(self) -> None:
         """Ends the workers after a checkpoint, and queues their trials again."""

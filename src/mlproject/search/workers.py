@@ -288,4 +288,6 @@ def _use_one_core() -> None:
     )  # the command's own TensorFlow, with the trunk, holds all its memory
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
+    # a head lives for seconds: rewriting its graph takes longer than it saves
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     tf.config.experimental.enable_op_determinism()
