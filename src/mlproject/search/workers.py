@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -179,7 +180,13 @@ class Workers:
         self._logs[place] = self._folder / f"worker-{os.getpid()}-{self._started}.log"
         self._started += 1
         process = _SPAWN.Process(target=_work, args=(theirs, self._logs[place]), daemon=True)
-        process.start()
+        # A Ctrl-C reaches all processes of a terminal: workers, which inherit the mask, wait for what the command says.
+        resource_tracker.ensure_running()  # before, because its start takes the mask off
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()  # the worker's end alone, so that its death is an end of file here
         self._processes[place] = process, ours
         self._orders[place] = None
@@ -230,8 +237,6 @@ def _work(connection: Connection, log: Path) -> None:
     from mlproject import stopping
 
     with stopping.listening(), contextlib.suppress(_Alone, Stopped):
-        # a Ctrl-C reaches all processes of a terminal; the command then says what is to be done (SIGTERM)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
         _use_one_core()
         from tqdm import tqdm
 

@@ -156,15 +156,16 @@ def test_workers_that_cannot_start_end_the_search_and_cost_no_trial(tmp_path, ta
 def test_asked_to_stop_they_write_a_checkpoint(tmp_path):
     task = toy_task(tmp_path, epochs=1, steps=100_000, checkpoint_seconds=1e9)
     workers = Workers(1, tmp_path / "logs")
+    process = psutil.Process(workers._processes[0][0].pid)
+    process.send_signal(signal.SIGINT)  # as a terminal does, before it has begun
     workers.begin(task)
     workers.train(Order(0, CHOICE, [], tmp_path / "0"))
-    process = process_of(workers, 0)
     cpu = time.monotonic() + 120
     while process.cpu_times().user < 6 and time.monotonic() < cpu:  # past all imports
         list(workers.events(0.1))
-    process.send_signal(signal.SIGINT)  # as a terminal does; it waits for what the command says
+    process.send_signal(signal.SIGINT)  # in the middle of it
     time.sleep(1)
-    assert not list(workers.events(0.1)) and process.is_running()
+    assert not list(workers.events(0.1)) and process == process_of(workers, 0)
     workers.close(at_once=False)
     (checkpoint,) = (tmp_path / "0" / "0").glob("step-*")
     assert 0 < int(checkpoint.name[5:]) < 100_000 and not process.is_running()
