@@ -492,5 +492,8 @@ def _offer(options: Options, run: "Run", child: "Run", words: str) -> None:
         print("To register it: the same command with --register NAME")
         return
     tags = {"search": run.id, "weights": options.weights, "data": options.data}
-    version = child.register("model", options.register, tags)
-    print(f"Registered as version {version} of {options.register}: models:/{options.register}/{version}")
+    name, at, alias = options.register.partition("@")
+    version = child.register("model", name, tags, [alias] if at else [])
+    print(
+        f"Registered as version {version} of {name}: models:/{options.register if at else f'{name}/{version}'}"
+    )

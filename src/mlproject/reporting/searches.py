@@ -268,7 +268,7 @@ def _quiet() -> Iterator[None]:
 
 def read_search(study: "optuna.Study", objective: str) -> Search:
     """What pictures show of a study."""
-    trials = study.get_trials(deepcopy=False)
+    trials = _counted(study.get_trials(deepcopy=False))
     complete = [trial for trial in trials if math.isfinite(value_of(trial))]
     scales = []
     for name in _parameters(complete):
@@ -276,6 +276,19 @@ def read_search(study: "optuna.Study", objective: str) -> Search:
         if not all(kind.single() for kind in kinds):
             scales.append(_scale(name, kinds))
     return Search(study.study_name, objective, study.direction.name == "MAXIMIZE", trials, complete, scales)
+
+
+def _counted(trials: "list[FrozenTrial]") -> "list[FrozenTrial]":
+    """Each trial once: without tries that were done again, and without those that were found to be done already."""
+    done = {trial.number for trial in trials if trial.state.name in ("COMPLETE", "PRUNED")}
+    tried_before = {trial.number: trial.system_attrs.get("retry_history", [])[-1:] for trial in trials}
+    again = {number for numbers in tried_before.values() for number in numbers}
+    return [
+        trial
+        for trial in trials
+        if trial.number in done
+        or not (trial.number in again or done.intersection(tried_before[trial.number]))
+    ]
 
 
 def _scale(name: str, kinds: list[Any]) -> Scale:

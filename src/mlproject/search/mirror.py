@@ -34,7 +34,8 @@ def run_name(trial: FrozenTrial) -> str:
 def by_run_name(study: optuna.Study, values: Mapping[int, str]) -> dict[str, str]:
     """What is said of trials by their numbers, by the names of their runs."""
     trials = study.get_trials(deepcopy=False)
-    return {run_name(trial): values[trial.number] for trial in trials if trial.state.is_finished()}
+    ended = [trial for trial in trials if trial.state.is_finished() and trial.number in values]
+    return {run_name(trial): values[trial.number] for trial in ended}
 
 
 class Mirror:

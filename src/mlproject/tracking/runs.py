@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -290,9 +290,11 @@ class Run:
             output_shapes=output_shapes,
         )
 
-    def register(self, name: str, registered_name: str, tags: Mapping[str, str]) -> str:
+    def register(
+        self, name: str, registered_name: str, tags: Mapping[str, str], aliases: Sequence[str] = ()
+    ) -> str:
         """Makes the model logged as `name` a version of a registered one; returns its number: see `registry`."""
-        return registry.register(self, name, registered_name, tags)
+        return registry.register(self, name, registered_name, tags, aliases)
 
     # -- children
 

@@ -76,7 +76,7 @@ def studies(tmp_path_factory, data, empty_store):
     commands = [
         ("whole", on_constructs),
         ("whole", on_constructs),
-        ("whole", {**on_constructs, "--trials": "6", "--register": "heads"}),
+        ("whole", {**on_constructs, "--trials": "6", "--register": "heads@best"}),
         ("tracks", tracks),
         ("diverging", diverging),
     ]
@@ -178,7 +178,7 @@ def test_the_best_head_predicts_what_its_tables_say(studies, monkeypatch):
     np.testing.assert_allclose(found, table["predicted"], rtol=2e-3)  # embeddings are kept as float16
     assert float(child.data.params["num_heads"]) == float(parent.data.tags["best.num_heads"])
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{studies.folder}/mlflow.db")
-    served = mlflow.pyfunc.load_model("models:/heads/1").predict(sequences)
+    served = mlflow.pyfunc.load_model("models:/heads@best").predict(sequences)
     np.testing.assert_allclose(served[:, 0], table["predicted"], rtol=2e-3)
     constructs = pd.read_parquet(store.fetch(child, "constructs.parquet"))
     r = np.corrcoef(constructs["activity"], constructs["predicted"])[0, 1]

@@ -150,6 +150,19 @@ def test_colours_of_trials():
     assert searches.trial_colors(study_of()) == {}
 
 
+def test_a_trial_that_was_done_again_counts_once():
+    lost = trial(state="FAIL")
+    again = trial(0.4, system_attrs={"failed_trial": 1, "retry_history": [1]})
+    late = trial(
+        state="FAIL", system_attrs={"failed_trial": 0, "retry_history": [0]}
+    )  # the first is complete
+    study = study_of(trial(0.3), lost, again, late, trial(state="FAIL"))
+    search = searches.read_search(study, "r")
+    assert [one.number for one in search.trials] == [0, 2, 4]
+    assert search.counts() == "3 trials: 2 complete, 0 pruned, 1 failed"
+    assert len(search_summary(study)) == 5  # the table has all
+
+
 def test_choices_of_several_kinds_can_be_kept(tmp_path):
     study = optuna.create_study()
     study.optimize(lambda one: float(len(str(one.suggest_categorical("any", [None, 8, "many"])))), n_trials=9)
