@@ -22,8 +22,8 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "random": {},
 }
 PRUNERS: dict[str, dict[str, Any]] = {
-    # from the third complete trial on, which are the published heads where the space has them
-    "median": {"n_startup_trials": 3, "n_warmup_steps": 2, "interval_steps": 1, "n_min_trials": 3},
+    # from the first epoch on, as Optuna's own default
+    "median": {"n_startup_trials": 5, "n_warmup_steps": 1, "interval_steps": 1, "n_min_trials": 3},
     "hyperband": {"min_resource": 1, "reduction_factor": 3},
     "none": {},
 }
