@@ -33,6 +33,7 @@ from mlproject.resuming import fingerprint
 VARIABLE = "OPTUNA_STORAGE"  # what Optuna's own command line reads
 HEARTBEAT_SECONDS = 20
 _GRACE_SECONDS = 90  # without a heartbeat, after which a trial on another machine is given up
+_TABLES_SECONDS = (0.5, 1.0, 2.0)  # between tries to open a database that another command is making
 _MOST_RETRIES = 3  # a trial that ends its worker each time is given up after so many
 _MAKING_SECONDS = 5.0  # for another command to say what the study that it has just made is of
 
@@ -134,23 +135,36 @@ def open_storage(storage: str) -> BaseStorage:
     """
     with explained(storage), quietly():
         if is_url(storage):
-            try:
-                return RDBStorage(
-                    storage,
-                    # connections do not outlive a server, nor every firewall
-                    engine_kwargs={"pool_pre_ping": True},
-                    heartbeat_interval=HEARTBEAT_SECONDS,
-                    grace_period=_GRACE_SECONDS,
-                )
-            except RuntimeError as error:
-                raise InputError(
-                    f"storage {without_password(storage)}: has tables of another program, or of another version of "
-                    "Optuna (MLflow's store and Optuna's cannot share a database); give Optuna a database of its own"
-                ) from error
+            return _open_database(storage)
         path = Path(storage)
         _refuse_other_file(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         return JournalStorage(JournalFileBackend(str(path), _JournalLock(path)))
+
+
+def _open_database(storage: str) -> RDBStorage:
+    for seconds in (*_TABLES_SECONDS, None):
+        try:
+            return RDBStorage(
+                storage,
+                # connections do not outlive a server, nor every firewall
+                engine_kwargs={"pool_pre_ping": True},
+                heartbeat_interval=HEARTBEAT_SECONDS,
+                grace_period=_GRACE_SECONDS,
+            )
+        except (
+            sqlalchemy.exc.IntegrityError,
+            sqlalchemy.exc.ProgrammingError,
+        ):  # another command is making the tables
+            if seconds is None:
+                raise
+            time.sleep(seconds)
+        except RuntimeError as error:
+            raise InputError(
+                f"storage {without_password(storage)}: has tables of another program, or of another version of "
+                "Optuna (MLflow's store and Optuna's cannot share a database); give Optuna a database of its own"
+            ) from error
+    raise AssertionError("the last turn returns or raises")
 
 
 def _refuse_other_file(path: Path) -> None:

@@ -28,7 +28,8 @@ _END_SECONDS = 30.0  # for a worker to write its checkpoint when it is asked to 
 
 
 _HELD_BYTES = 2**29  # embeddings that are more are read from disk for each batch
-_GREETING = re.compile(r"[IW]\d{4} |WARNING: All log messages")  # TensorFlow's, which say nothing of an end
+# TensorFlow's, which say nothing of an end
+_GREETING = re.compile(r"[IW]\d{4} |E\d{4} .*cuInit|WARNING: All log|To enable the following instructions")
 _BYTES = 1.5e9  # of a worker: TensorFlow, a head, its optimizer and the embeddings that are held
 
 

@@ -109,7 +109,8 @@ HOLD = """
 import sys, time
 from mlproject.search.store import _JournalLock
 from pathlib import Path
-_JournalLock(Path(sys.argv[1])).acquire()
+lock = _JournalLock(Path(sys.argv[1]))
+lock.acquire()
 print("held", flush=True)
 time.sleep(600)
 """
