@@ -394,8 +394,8 @@ def _search(
             f"all {found.all} trials were done before" if not found.running else "no trial is left to begin"
         )
         return
-    if found.complete + found.pruned + found.failed:
-        print(f"{found.complete + found.pruned + found.failed} trials were done before")
+    if found.ended:
+        print(f"{found.ended} trials were done before")
     if absent := [name for name, params in plan.first.items() if not space.holds(params)]:
         print(f"published heads that the search space does not have: {', '.join(absent)}")
     began = time.perf_counter()

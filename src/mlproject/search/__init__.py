@@ -6,6 +6,7 @@ sampling.py  who proposes trials, and who ends them early
 trials.py    one trial: a head trained on embeddings, and its validation numbers
 workers.py   processes that train trials
 mirror.py    trials as runs in the tracking store
+running.py   the search itself: who does what, in turn
 
 The command alone talks to Optuna's store, workers only to the command: a worker that is killed leaves nothing torn.
 """

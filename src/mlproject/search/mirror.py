@@ -56,9 +56,9 @@ class Mirror:
 
     def follow_all(self) -> None:
         """Tells of every trial that has ended; while other commands are at work, of this one's alone."""
-        shared = store.others_at_work(self._study)
+        shared, owner = store.others_at_work(self._study), store.owner()
         for trial in self._study.get_trials(deepcopy=False):
-            own = trial.user_attrs.get(store.OWNER) == store.owner()
+            own = trial.user_attrs.get(store.OWNER) == owner
             if trial.state.is_finished() and (own or not shared):
                 self.follow(trial)
 
@@ -108,7 +108,7 @@ class Mirror:
         numbers["trials/failed"] = found.failed
         if found.complete:
             numbers |= {"best/objective": self._study.best_value, "best/trial": self._study.best_trial.number}
-        self.run.log(found.complete + found.pruned + found.failed, numbers)
+        self.run.log(found.ended, numbers)
         self.run.flush()
 
     def _begin(self, trial: FrozenTrial) -> tuple[AbstractContextManager["Run"], "Run"]:

@@ -22,7 +22,6 @@ from mlproject.search.trials import Budget, Objective, Validation, hopeless, wor
 from mlproject.search.workers import End, Order, Report, Workers
 
 _WAIT_SECONDS = 0.5
-_SHOWN = ("num_heads", "key_size", "value_size", "hidden_size", "dropout", "learning_rate", "weight_decay")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +65,7 @@ def run_trials(study: optuna.Study, workers: Workers, space: Space, mirror: Mirr
         stopping.deferred() as should_stop,
     ):
         search = _Search(study, workers, space, mirror, plan, bar)
-        bar.update(_ended(study))
+        bar.update(store.counts(study).ended)
         while not should_stop():
             in_time = not plan.timeout or time.monotonic() - began < plan.timeout
             while workers.idle and in_time and search.begin_trial():
@@ -78,13 +77,8 @@ def run_trials(study: optuna.Study, workers: Workers, space: Space, mirror: Mirr
         if should_stop():
             search.stop()
             raise Stopped(
-                f"after {_ended(study)} of {plan.trials} trials; the same command goes on from there"
+                f"after {store.counts(study).ended} of {plan.trials} trials; the same command goes on from there"
             )
-
-
-def _ended(study: optuna.Study) -> int:
-    found = store.counts(study)
-    return found.complete + found.pruned + found.failed
 
 
 class _Search:
@@ -243,8 +237,10 @@ class _Search:
             said = f"{self._plan.objective} {value:.4f}"
         shutil.rmtree(self._folder(self._frozen(number)), ignore_errors=True)  # of one that has failed
         self._bar.update()
-        ended = _ended(self._study)
-        tqdm.write(f"[{ended}/{self._plan.trials}] trial {number}: {said} ({shown(trial.params, _SHOWN)})")
+        ended = store.counts(self._study).ended
+        tqdm.write(
+            f"[{ended}/{self._plan.trials}] trial {number}: {said} ({shown(trial.params, self._space.words)})"
+        )
 
     def _tell(self, trial: optuna.Trial, value: float | None = None, state: TrialState | None = None) -> None:
         try:

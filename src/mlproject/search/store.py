@@ -143,28 +143,29 @@ def open_storage(storage: str) -> BaseStorage:
 
 
 def _open_database(storage: str) -> RDBStorage:
-    for seconds in (*_TABLES_SECONDS, None):
+    for seconds in _TABLES_SECONDS:
         try:
-            return RDBStorage(
-                storage,
-                # connections do not outlive a server, nor every firewall
-                engine_kwargs={"pool_pre_ping": True},
-                heartbeat_interval=HEARTBEAT_SECONDS,
-                grace_period=_GRACE_SECONDS,
-            )
-        except (
-            sqlalchemy.exc.IntegrityError,
-            sqlalchemy.exc.ProgrammingError,
-        ):  # another command is making the tables
-            if seconds is None:
-                raise
+            return _database(storage)
+        # another command is making the tables
+        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError):
             time.sleep(seconds)
-        except RuntimeError as error:
-            raise InputError(
-                f"storage {without_password(storage)}: has tables of another program, or of another version of "
-                "Optuna (MLflow's store and Optuna's cannot share a database); give Optuna a database of its own"
-            ) from error
-    raise AssertionError("the last turn returns or raises")
+    return _database(storage)
+
+
+def _database(storage: str) -> RDBStorage:
+    try:
+        return RDBStorage(
+            storage,
+            # connections do not outlive a server, nor every firewall
+            engine_kwargs={"pool_pre_ping": True},
+            heartbeat_interval=HEARTBEAT_SECONDS,
+            grace_period=_GRACE_SECONDS,
+        )
+    except RuntimeError as error:
+        raise InputError(
+            f"storage {without_password(storage)}: has tables of another program, or of another version of "
+            "Optuna (MLflow's store and Optuna's cannot share a database); give Optuna a database of its own"
+        ) from error
 
 
 def _refuse_other_file(path: Path) -> None:
@@ -332,6 +333,11 @@ class Counts(NamedTuple):
         """How many there are."""
         return sum(self)
 
+    @property
+    def ended(self) -> int:
+        """How many are over."""
+        return self.complete + self.pruned + self.failed
+
 
 def counts(study: optuna.Study) -> Counts:
     """Trials by state, of which each counts once."""
@@ -405,7 +411,8 @@ def place(trials: list[FrozenTrial], trial: FrozenTrial) -> int:
 def others_at_work(study: optuna.Study) -> bool:
     """Whether other commands, as far as the study knows, are at trials of it."""
     running = study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
-    return any(trial.user_attrs.get(OWNER) != owner() for trial in running)
+    own = owner()
+    return any(trial.user_attrs.get(OWNER) != own for trial in running)
 
 
 def give_up(study: optuna.Study, number: int, why: str, lost: bool = False) -> bool:

@@ -236,58 +236,58 @@ def train(
         Stopped: a checkpoint is there.
     """
     try:
-        _train(task, params, known, folder, report)
+        training = task.training(params)
+        for part in range(task.parts):
+            saved = folder / str(part)
+            _train_part(task.budget, training, part, params["learning_rate"], known, saved, report)
     except (Pruned, Diverged):
         shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _train(
-    task: Task,
-    params: Mapping[str, Any],
+def _train_part(
+    budget: Budget,
+    training: Training,
+    part: int,
+    learning_rate: float,
     known: Validation,
     folder: Path,
     report: Callable[[float, float], bool],
 ) -> None:
-    budget = task.budget
-    training = task.training(params)
-    for part in range(task.parts):
-        before = max(0, min(budget.epochs, len(known) - part * budget.epochs))
-        if before == budget.epochs:
-            continue
-        steps = budget.steps_per_epoch or -(-training.windows(part) // budget.batch_size)
-        saved = StepCheckpoints(
-            folder / str(part), training.variables, training.optimizer, budget.checkpoint_seconds
-        )
+    before = max(0, min(budget.epochs, len(known) - part * budget.epochs))
+    if before == budget.epochs:
+        return
+    steps = budget.steps_per_epoch or -(-training.windows(part) // budget.batch_size)
+    saved = StepCheckpoints(folder, training.variables, training.optimizer, budget.checkpoint_seconds)
+    training.reset(budget.seed)
+    start = saved.restore()
+    if start // steps > before:  # what was reported since has been lost: it is reported again
+        shutil.rmtree(folder)
         training.reset(budget.seed)
-        start = saved.restore()
-        if start // steps > before:  # what was reported since has been lost: it is reported again
-            shutil.rmtree(folder / str(part))
-            training.reset(budget.seed)
-            start = 0
+        start = 0
 
-        def validate(count: int, part: int = part, steps: int = steps, before: int = before) -> None:
-            if count // steps <= before:
-                return
-            loss, pearson = training.measure(part)
-            if not np.isfinite(loss):
-                raise Diverged(f"validation/loss became {loss} at step {count}; try a lower learning_rate")
-            if report(loss, pearson):
-                raise Pruned
+    def validate(count: int) -> None:
+        if count // steps <= before:
+            return
+        loss, pearson = training.measure(part)
+        if not np.isfinite(loss):
+            raise Diverged(f"validation/loss became {loss} at step {count}; try a lower learning_rate")
+        if report(loss, pearson):
+            raise Pruned
 
-        fit_resumably(
-            training.step,
-            training.batches(part, budget.seed, start),
-            Schedule(budget.epochs, steps, 0, params["learning_rate"]),
-            lambda step, metrics: None,
-            saved,
-            flush=lambda: None,
-            validate=validate,
-            seed=budget.seed,
-            start=start,
-            label=f"part {part}",
-        )
+    fit_resumably(
+        training.step,
+        training.batches(part, budget.seed, start),
+        Schedule(budget.epochs, steps, 0, learning_rate),
+        lambda step, metrics: None,
+        saved,
+        flush=lambda: None,
+        validate=validate,
+        seed=budget.seed,
+        start=start,
+        label=f"part {part}",
+    )
 
 
 def worth(validation: Validation, epochs: int, objective: Objective) -> float:

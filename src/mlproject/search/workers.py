@@ -289,9 +289,8 @@ def _use_one_core() -> None:
     """
     import tensorflow as tf
 
-    tf.config.set_visible_devices(
-        [], "GPU"
-    )  # the command's own TensorFlow, with the trunk, holds all its memory
+    # the command's own TensorFlow, with the trunk, holds all the memory of a GPU
+    tf.config.set_visible_devices([], "GPU")
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     # a head lives for seconds: rewriting its graph takes longer than it saves
