@@ -5,7 +5,7 @@ features, their penalty chosen by cross-validation over clusters of the construc
 constructs, relatives would speak for one another.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from sklearn.linear_model import RidgeCV
@@ -35,20 +35,39 @@ def site_presence(constructs: Sequence[Construct]) -> np.ndarray:
 
 
 def kmer_frequencies(constructs: Sequence[Construct]) -> np.ndarray:
-    """The share of each 5-mer, on either strand, among those without N: `[n, 512]` float64."""
-    count = 4**_K
-    powers = 4 ** np.arange(_K)[::-1]
+    """`kmer_shares` of 5-mers of constructs: `[n, 512]` float64."""
+    return kmer_shares(construct.sequence for construct in constructs)
+
+
+def kmer_shares(sequences: Iterable[str], k: int = _K) -> np.ndarray:
+    """The share of each k-mer, on either strand, among those without N: `[n, F]` float64, F is 512 for k = 5.
+
+    k-mers are in the order of the alphabet, by the first of the names on both strands. A row of zeros where no k-mer is
+    without N.
+    """
+    count = 4**k
+    powers = 4 ** np.arange(k)[::-1]
     numbers = np.arange(count)
     digits = numbers[:, np.newaxis] // powers % 4
     other_strand = (3 - digits[:, ::-1]) @ powers
-    _, column = np.unique(np.minimum(numbers, other_strand), return_inverse=True)
+    names, column = np.unique(np.minimum(numbers, other_strand), return_inverse=True)
     rows = []
-    for construct in constructs:
-        windows = np.lib.stride_tricks.sliding_window_view(dna.codes(construct.sequence), _K)
+    for sequence in sequences:
+        codes = dna.codes(sequence)
+        if len(codes) < k:
+            rows.append(np.zeros(len(names)))
+            continue
+        windows = np.lib.stride_tricks.sliding_window_view(codes, k)
         whole = windows[(windows < 4).all(axis=1)]
-        found = np.bincount(column[whole @ powers], minlength=column.max() + 1)
+        found = np.bincount(column[whole @ powers], minlength=len(names))
         rows.append(found / max(1, len(whole)))
-    return np.array(rows)
+    return np.array(rows).reshape(len(rows), len(names))
+
+
+def gc_content(sequences: Iterable[str]) -> np.ndarray:
+    """The share of G and C among the bases that are not N: `[n]` float64, 0 where none is."""
+    counts = (np.bincount(dna.codes(sequence), minlength=5) for sequence in sequences)
+    return np.array([(found[1] + found[2]) / max(1, found[:4].sum()) for found in counts], np.float64)
 
 
 FEATURES: Mapping = {"sites": site_presence, "kmers": kmer_frequencies}

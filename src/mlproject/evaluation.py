@@ -160,3 +160,27 @@ def compare_predictors(constructs: pd.DataFrame, columns: Sequence[str]) -> pd.D
         within = within_folds(activity, predicted, constructs["fold"])
         rows.append({"predictor": column, **found._asdict(), "pearson_within": within})
     return pd.DataFrame(rows).assign(constructs=len(constructs), clusters=constructs["cluster"].nunique())
+
+
+def replicate_ceiling(activity: np.ndarray, spread: np.ndarray, replicates: np.ndarray) -> float:
+    """The Pearson r with these measurements that a perfect predictor of the true activities can expect.
+
+    A measurement is the true activity and noise. The part of the variance that is true, the reliability, is one less
+    the mean squared standard error (`spread**2 / replicates`) over the variance of the measurements; the ceiling is
+    its root (Spearman 1904, doi:10.2307/1412159). Some measurements may be noisier than others.
+
+    Args:
+        activity: `[n]` means over replicates.
+        spread: `[n]` standard deviations over replicates, in the units of the activity; NaN is not known.
+        replicates: `[n]` how many; NaN is not known, and the spread is then taken for the standard error itself.
+
+    Returns:
+        A number from 0, where the noise explains all of the variance, to 1; NaN where no spread is known, or the
+        measurements whose spread is known do not vary.
+    """
+    known = np.isfinite(spread) & np.isfinite(activity)
+    if known.sum() < 2 or np.ptp(activity[known]) == 0:
+        return float("nan")
+    error = spread[known] ** 2 / np.nan_to_num(replicates[known], nan=1.0)
+    reliability = 1 - np.mean(error) / np.var(activity[known], ddof=1)
+    return float(np.sqrt(max(0.0, reliability)))

@@ -49,6 +49,24 @@ def test_kmers_are_counted_on_either_strand_and_not_across_n():
     np.testing.assert_allclose(found.sum(1), [1, 1, 1, 1, 0], rtol=1e-12)
 
 
+@pytest.mark.parametrize("k", [1, 3, 4])
+def test_shares_of_plain_sequences(k):
+    texts = ["ACGTTGCANNACC", "acgttGCAnnacc", "GATTACA", "AC", "", "NNNNN"]
+    names = sorted({min(name, other_strand(name)) for name in map("".join, product("ACGT", repeat=k))})
+    expected = []
+    for text in map(str.upper, texts):
+        mers = [text[at : at + k] for at in range(len(text) - k + 1)]
+        mers = [min(mer, other_strand(mer)) for mer in mers if "N" not in mer]
+        expected.append([mers.count(name) / max(1, len(mers)) for name in names])
+    np.testing.assert_allclose(baselines.kmer_shares(iter(texts), k), expected, rtol=1e-12)
+    assert baselines.kmer_shares([], 5).shape == (0, 512)
+
+
+def test_gc_content_is_of_the_known_bases():
+    texts = ["ACGT", "GGCCN", "AATN", "", "NN", "gA"]
+    np.testing.assert_allclose(baselines.gc_content(iter(texts)), [0.5, 1, 0, 0, 0, 0.5], rtol=1e-15)
+
+
 def test_kmers_of_the_other_strand_are_the_same():
     text = toy_constructs(1)[0].sequence
     forward, reverse = baselines.kmer_frequencies([construct(text), construct(other_strand(text))])

@@ -12,6 +12,7 @@ from mlproject.evaluation import (
     evaluate,
     filled,
     mean_over_tracks,
+    replicate_ceiling,
     within_folds,
 )
 
@@ -207,3 +208,29 @@ def test_the_mean_of_the_other_folds_correlates_negatively_unless_it_is_taken_wi
     assert within_folds(measured, shifted, folds) == pytest.approx(within_folds(measured, predicted, folds))
     centred = [values - [values[folds == fold].mean() for fold in folds] for values in (measured, predicted)]
     assert within_folds(measured, predicted, folds) == pytest.approx(stats.pearsonr(*centred).statistic)
+
+
+@pytest.mark.parametrize(("noise", "replicates"), [(0.5, 3), (1.5, 2), (1.0, 5)])
+def test_the_ceiling_is_what_the_truth_reaches(noise, replicates):
+    """Replicates drawn about known truths, noisier in some: r of their means with the truth, in NumPy."""
+    random = np.random.default_rng(0)
+    truth = random.normal(3, 1, 40_000)
+    sizes = noise * random.choice([0.5, 1.3], len(truth))
+    drawn = truth[:, None] + sizes[:, None] * random.normal(size=(len(truth), replicates))
+    spread, counts = drawn.std(1, ddof=1), np.full(len(truth), float(replicates))
+    found = replicate_ceiling(drawn.mean(1), spread, counts)
+    # r of 40,000 pairs has a standard error of at most 1 / sqrt(40,000) = 0.005; three of them
+    assert found == pytest.approx(np.corrcoef(truth, drawn.mean(1))[0, 1], abs=0.015)
+    standard_error = replicate_ceiling(drawn.mean(1), spread / replicates**0.5, np.full(len(truth), np.nan))
+    assert standard_error == pytest.approx(found, rel=1e-12)
+
+
+def test_a_ceiling_needs_spreads_and_is_never_below_zero():
+    activity, unknown = np.arange(5.0), np.full(5, np.nan)
+    assert np.isnan(replicate_ceiling(activity, unknown, np.full(5, 3.0)))
+    assert np.isnan(replicate_ceiling(np.ones(5), np.ones(5), np.full(5, 3.0)))
+    assert replicate_ceiling(activity, np.full(5, 9.0), np.full(5, 3.0)) == 0
+    assert replicate_ceiling(activity, np.zeros(5), unknown) == 1
+    # of the three that are known: variance 1, squared error 0.25 / 2
+    some = np.where(np.arange(5) < 3, 0.5, np.nan)
+    assert replicate_ceiling(activity, some, np.full(5, 2.0)) == pytest.approx((1 - 0.125) ** 0.5)
