@@ -12,6 +12,7 @@ Real files are written (FASTA, BED, bigWigs, targets.txt) and go through `tracks
 
 import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -123,21 +124,15 @@ def grammar(seed: int) -> Grammar:
 
 
 def _write_organism(folder: Path, organism: str, seed: int, number: int) -> None:
-    import pyBigWig
-
     shared = grammar(seed)
     rng = np.random.default_rng([seed, 1 + number])
     lengths = {chrom: n * TARGET_BP + 2 * CROP_BP for chrom, n in CHROMOSOMES[organism].items()}
     sequences = {chrom: _sequence(length, shared, rng) for chrom, length in lengths.items()}
-    unknown_chrom, unknown_start, unknown_end = UNKNOWN
-    sequences[unknown_chrom][unknown_start:unknown_end] = 4
+    chrom, start, end = UNKNOWN
+    sequences[chrom][start:end] = 4
     signals = {chrom: _signals(bases, shared, organism, seed, number) for chrom, bases in sequences.items()}
     (folder / "bigwigs").mkdir(parents=True)
-    with open(folder / "genome.fa", "w", encoding="ascii") as fasta:
-        for chrom, bases in sequences.items():
-            letters = np.frombuffer(b"ACGTN", np.uint8)[bases].tobytes().decode()
-            lines = [letters[at : at + 60] for at in range(0, len(letters), 60)]
-            fasta.write(f">{chrom}\n" + "\n".join(lines) + "\n")
+    write_fasta(folder / "genome.fa", sequences)
     bed = "".join(f"{chrom}\t0\t{length}\n" for chrom, length in lengths.items())
     (folder / "regions.bed").write_text(bed)
     table = _tracks(organism)
@@ -145,25 +140,51 @@ def _write_organism(folder: Path, organism: str, seed: int, number: int) -> None
         assay = row["description"].partition(":")[0]
         per_bp = STRENGTH[assay] / (1 if SUM_STAT[assay] == "mean" else 128)
         mean = np.concatenate([signals[chrom][track] for chrom in lengths]).mean()
-        file = pyBigWig.open(str(folder / row["file"]), "w")
-        file.addHeader(list(lengths.items()))
+        blocks = {}
         for chrom in lengths:
             expected = (signals[chrom][track] / mean + BASELINE) / (1 + BASELINE)
             reads = rng.poisson(expected * READS * RESOLUTION / 128) * (128 / RESOLUTION / READS)
-            blocks = reads * per_bp
-            pieces = [(0, len(blocks))]
-            if chrom == unknown_chrom:
-                pieces = [(0, unknown_start // RESOLUTION), (unknown_end // RESOLUTION, len(blocks))]
-            for first, last in pieces:
-                file.addEntries(
-                    chrom,
-                    first * RESOLUTION,
-                    values=blocks[first:last].tolist(),
-                    span=RESOLUTION,
-                    step=RESOLUTION,
-                )
-        file.close()
+            blocks[chrom] = reads * per_bp
+        write_bigwig(folder / row["file"], blocks, [UNKNOWN])
     table.to_csv(folder / "targets.txt", sep="\t", index=False)
+
+
+def write_fasta(path: Path, sequences: dict[str, np.ndarray]) -> None:
+    """Base codes by chromosome as FASTA, N where they are 4."""
+    with open(path, "w", encoding="ascii") as fasta:
+        for chrom, bases in sequences.items():
+            letters = np.frombuffer(b"ACGTN", np.uint8)[bases].tobytes().decode()
+            lines = [letters[at : at + 60] for at in range(0, len(letters), 60)]
+            fasta.write(f">{chrom}\n" + "\n".join(lines) + "\n")
+
+
+def write_bigwig(
+    path: Path, blocks: dict[str, np.ndarray], unknown: Sequence[tuple[str, int, int]] = ()
+) -> None:
+    """Values of blocks of `RESOLUTION` bp, which are the whole of each chromosome, as a bigWig.
+
+    Args:
+      path: to write.
+      blocks: by chromosome.
+      unknown: ascending stretches, chromosome, start and end on the borders of blocks, without values.
+    """
+    import pyBigWig
+
+    file = pyBigWig.open(str(path), "w")
+    file.addHeader([(chrom, RESOLUTION * len(values)) for chrom, values in blocks.items()])
+    for chrom, values in blocks.items():
+        gaps = [(start // RESOLUTION, end // RESOLUTION) for name, start, end in unknown if name == chrom]
+        firsts = [0, *(end for _, end in gaps)]
+        lasts = [*(start for start, _ in gaps), len(values)]
+        for first, last in zip(firsts, lasts, strict=True):
+            file.addEntries(
+                chrom,
+                first * RESOLUTION,
+                values=values[first:last].tolist(),
+                span=RESOLUTION,
+                step=RESOLUTION,
+            )
+    file.close()
 
 
 def _tracks(organism: str) -> pd.DataFrame:
@@ -192,10 +213,18 @@ def _tracks(organism: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _sequence(length: int, grammar: Grammar, rng: np.random.Generator) -> np.ndarray:
-    """Base codes `[length]` uint8: stretches by turns, then motifs written over them."""
-    stretches = 2 * length // (ACTIVE_BP + INACTIVE_BP) + 20
-    means = np.where(np.arange(stretches) % 2, ACTIVE_BP, INACTIVE_BP)
+def background(
+    length: int, active_bp: int, inactive_bp: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Base codes `[length]` uint8 without motifs, and where they are active, `[length]` bool: stretches by turns.
+
+    Args:
+      length: bp.
+      active_bp, inactive_bp: mean length of a stretch.
+      rng: draws them.
+    """
+    stretches = 2 * length // (active_bp + inactive_bp) + 20
+    means = np.where(np.arange(stretches) % 2, active_bp, inactive_bp)
     spans = (means * rng.gamma(2.0, 0.5, stretches)).astype(int) + 1
     active = np.repeat(np.arange(stretches) % 2 == 1, spans)
     while len(active) < length:
@@ -203,24 +232,37 @@ def _sequence(length: int, grammar: Grammar, rng: np.random.Generator) -> np.nda
     active = active[:length]
     strong = rng.random(length) < np.where(active, ACTIVE_GC, INACTIVE_GC)
     one_or_other = rng.integers(0, 2, length)
-    bases = np.where(strong, 1 + one_or_other, 3 * one_or_other).astype(np.uint8)
+    return np.where(strong, 1 + one_or_other, 3 * one_or_other).astype(np.uint8), active
+
+
+def _sequence(length: int, grammar: Grammar, rng: np.random.Generator) -> np.ndarray:
+    """Base codes `[length]` uint8: stretches by turns, then motifs written over them."""
+    bases, active = background(length, ACTIVE_BP, INACTIVE_BP, rng)
     spacing = np.where(active, ACTIVE_SPACING, INACTIVE_SPACING) * MOTIFS
     for motif in grammar.motifs:
-        _plant(bases, motif, 1 / spacing, rng)
+        plant(bases, motif, 1 / spacing, rng)
     for enhancer in grammar.enhancers:
-        _plant(bases, enhancer, np.full(length, 1 / ENHANCER_SPACING), rng)
-    _plant(bases, grammar.promoter, active / PROMOTER_SPACING, rng)
+        plant(bases, enhancer, np.full(length, 1 / ENHANCER_SPACING), rng)
+    plant(bases, grammar.promoter, active / PROMOTER_SPACING, rng)
     return bases
 
 
-def _plant(bases: np.ndarray, motif: np.ndarray, rate: np.ndarray, rng: np.random.Generator) -> None:
+def plant(bases: np.ndarray, motif: np.ndarray, rate: np.ndarray, rng: np.random.Generator) -> None:
+    """Write the motif, on either strand, over the bases at random places.
+
+    Args:
+      bases: base codes `[L]`, changed in place.
+      motif: base codes.
+      rate: how likely it starts at each position, `[L]`.
+      rng: draws the places.
+    """
     places = np.flatnonzero(rng.random(len(bases) - len(motif)) < rate[: -len(motif)])
     flipped = rng.random(len(places)) < 0.5
     for letters, chosen in ((motif, places[~flipped]), (3 - motif[::-1], places[flipped])):
         bases[chosen[:, None] + np.arange(len(motif))] = letters
 
 
-def _occurrences(bases: np.ndarray, motif: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def occurrences(bases: np.ndarray, motif: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where the motif starts on the forward strand, and where its reverse complement does."""
     windows = np.lib.stride_tricks.sliding_window_view(bases, len(motif))
     found = []
@@ -240,19 +282,19 @@ def _signals(bases: np.ndarray, grammar: Grammar, organism: str, seed: int, numb
     weights = rng.gamma(2.0, 0.5, (cells, MOTIFS))  # how much each motif opens each cell type
     marked = rng.random((cells, MOTIFS)) < 0.5  # which motifs carry each cell's mark
     marked[:, 0] = True
-    places = [np.concatenate(_occurrences(bases, motif)) for motif in grammar.motifs]
+    places = [np.concatenate(occurrences(bases, motif)) for motif in grammar.motifs]
     density = np.stack([np.bincount(p // RESOLUTION, minlength=blocks)[:blocks] for p in places])
     opened = weights @ density
-    signals = [_spread(row, ACCESSIBLE_SPREAD) for row in opened]
-    signals += [_spread(row, 1.5 * ACCESSIBLE_SPREAD) for row in opened]
-    signals += [_spread(row, DOMAIN_SPREAD) for row in (weights * marked) @ density]
-    starts = _occurrences(bases, grammar.promoter)
+    signals = [spread(row, ACCESSIBLE_SPREAD) for row in opened]
+    signals += [spread(row, 1.5 * ACCESSIBLE_SPREAD) for row in opened]
+    signals += [spread(row, DOMAIN_SPREAD) for row in (weights * marked) @ density]
+    starts = occurrences(bases, grammar.promoter)
     for cell in range(cells // 2):
-        enhancers = np.sort(np.concatenate(_occurrences(bases, grammar.enhancers[cell])))
+        enhancers = np.sort(np.concatenate(occurrences(bases, grammar.enhancers[cell])))
         for strand in range(2):
             fires = np.where(_near(starts[strand], enhancers), 1.0, LONE_PROMOTER)
             row = np.bincount(starts[strand] // RESOLUTION, weights=fires, minlength=blocks)[:blocks]
-            signals.append(_spread(row, START_SPREAD))
+            signals.append(spread(row, START_SPREAD))
     return np.stack(signals)
 
 
@@ -266,7 +308,8 @@ def _near(places: np.ndarray, enhancers: np.ndarray) -> np.ndarray:
     return between(places + low, places + high) | between(places - high, places - low)
 
 
-def _spread(row: np.ndarray, spread_bp: float) -> np.ndarray:
+def spread(row: np.ndarray, spread_bp: float) -> np.ndarray:
+    """A value per block of `RESOLUTION` bp smoothed by a Gaussian of sum 1, with this standard deviation."""
     sd = spread_bp / RESOLUTION
     offsets = np.arange(-int(4 * sd), int(4 * sd) + 1)
     kernel = np.exp(-0.5 * (offsets / sd) ** 2)
