@@ -14,13 +14,17 @@ import tensorflow as tf
 # First match decides. The numbers are those of the published Sonnet code: `snt.Linear` and `snt.Conv1D` draw from
 # a normal of standard deviation 1/sqrt(fan-in) cut at two deviations; attention projections from
 # `VarianceScaling(2.0)`, which corrects for the cut; pooling starts near a maximum; the attention output at zero.
-# Low-rank adapters start as nothing: one factor drawn, the other zero.
+# Low-rank adapters start as nothing: one factor drawn, the other zero. Rows of a table are no
+# fan-in. Of the five channels of a letter one is not zero: its embedding begins with a variance of 1.
 _RULES = (
     (re.compile(r"/pool/logit/w$"), "identity", 2.0),
     (re.compile(r"/attention/output/w$"), "constant", 0.0),
     (re.compile(r"/(attention|activity|head_\w+)/(query|key|value|relative_key)/w$"), "scaled normal", 2.0),
     (re.compile(r"/attention/(content|position)_bias$"), "scaled normal", 2.0),
     (re.compile(r"/adapter/up/w$"), "constant", 0.0),
+    (re.compile(r"^perceiver/position_embedding$"), "embedding", 0.05),
+    (re.compile(r"^perceiver/(\w+_embedding|latents)$"), "embedding", 0.2),
+    (re.compile(r"^perceiver/letter/w$"), "normal", 5.0),
     (re.compile(r"/w$"), "normal", 1.0),
     (re.compile(r"/scale$"), "constant", 1.0),
     # Zero in Sonnet, which makes a model that has seen no batch overflow; the first update replaces it either way.
@@ -54,6 +58,8 @@ def initial_value(seed: int, name: str, shape: tf.TensorShape, dtype: tf.DType =
         return scale * np.eye(*shape, dtype=dtype.as_numpy_dtype)
     digest = hashlib.sha256(f"{seed}/{name}/{shape}".encode()).digest()
     draw = _cut_normal(np.random.default_rng(int.from_bytes(digest, "little")), shape)
+    if kind == "embedding":
+        return (draw * scale).astype(dtype.as_numpy_dtype)
     stddev = np.sqrt(scale / max(1, int(np.prod(shape[:-1]))))
     if kind == "scaled normal":
         stddev /= _STDDEV_OF_CUT_NORMAL
