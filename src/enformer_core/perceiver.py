@@ -377,7 +377,7 @@ def _table(rows: int, channels: int, name: str) -> tf.Variable:
 
 
 def _look_up(table: tf.Variable, rows: tf.Tensor) -> tf.Tensor:
-    """Rows of a table `[n, M]` by number: `[..., M]`. As a product, because its gradient is one too, and not a scatter."""
+    """Rows of a table `[n, M]` by number: `[..., M]`; as a product, because its gradient is one too, and no scatter."""
     flat = tf.one_hot(tf.reshape(rows, [-1]), table.shape[0])
     found = tf.matmul(flat, table)
     return tf.ensure_shape(
