@@ -261,7 +261,7 @@ def _mutants(
     crossover: float,
     shifts: float,
 ) -> np.ndarray:
-    """Changed copies of each sequence, those of one together, with given letters in place: `[n * proposals, L]` uint8."""
+    """Changed copies, those of one sequence together, with given letters in place: `[n * proposals, L]` uint8."""
     n, length = codes.shape
     count = n * proposals
     position, row = np.arange(length), np.arange(count)
