@@ -27,6 +27,7 @@ PADDING = 6  # beyond the end of a sequence
 
 _LETTERS = 5  # channels of a letter: A, C, G, T, masked
 _MPRA, _TRACK = 0, 1  # rows of the modality embedding
+_LARGEST = float(np.finfo(np.float32).max)
 _ACTIVITY_CENTRES = np.linspace(-3, 3, 25, dtype=np.float32)  # of standardised activity
 
 
@@ -72,13 +73,12 @@ class PerceiverConfig:
     """Of the training labels: the model computes in standardised activity and answers in the units of the labels."""
 
     def __post_init__(self):
-        object.__setattr__(self, "cell_types", tuple(self.cell_types))  # JSON has lists
-        if not self.cell_types or len(set(self.cell_types)) != len(self.cell_types):
-            raise ValueError(
-                f"cell_types is {self.cell_types!r:.200}; it must be different names, at least one"
-            )
-        if any(not isinstance(name, str) or not name for name in self.cell_types):
-            raise ValueError(f"cell_types is {self.cell_types!r:.200}; each must be a name")
+        names = self.cell_types
+        if not isinstance(names, tuple | list) or not all(isinstance(name, str) and name for name in names):
+            raise ValueError(f"cell_types is {names!r:.200}; it must be a list of names")
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"cell_types is {names!r:.200}; it must be different names, at least one")
+        object.__setattr__(self, "cell_types", tuple(names))  # JSON has lists
         sizes = "seq_len mpra_len d_model d_latent num_latents num_blocks num_self_attention_layers"
         for name in (*sizes.split(), "num_cross_attn_heads", "num_self_attn_heads", "widening_factor"):
             check_whole(name, getattr(self, name))
@@ -94,8 +94,9 @@ class PerceiverConfig:
                     f"{size} is {getattr(self, size)}; it must be a multiple of {heads}, {getattr(self, heads)}"
                 )
         for name in ("min_cov", "max_cov", "activity_mean", "activity_sd"):
-            if type(getattr(self, name)) not in (int, float) or not np.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} is {getattr(self, name)!r:.80}; it must be a number")
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not abs(value) < _LARGEST:
+                raise ValueError(f"{name} is {value!r:.80}; it must be a number")
         if not self.min_cov < self.max_cov:
             raise ValueError(f"max_cov is {self.max_cov:g}; it must be above min_cov, {self.min_cov:g}")
         if not self.activity_sd > 0:
@@ -111,9 +112,11 @@ class Perceiver(snt.Module):
     """Coverage of tracks, activity of MPRA sequences, and masked letters, in any of its cell types.
 
     Letters are codes, integers `[B, L]`: A 0, C 1, G 2, T 3, N `UNKNOWN`, to be predicted `MASKED`, beyond the end
-    `PADDING`, which nothing attends to. L is at most `seq_len` for tracks and `mpra_len` for MPRA. Cell types are
-    positions in `config.cell_types`, int32 `[B]`. `key`, int32 `[2]`, (seed, step), is what dropout is drawn from in
-    training.
+    `PADDING`, which nothing attends to. L is at most `seq_len` for tracks and `mpra_len` for MPRA; it must be known
+    when a call is traced, B too where dropout draws. Cell types are positions in `config.cell_types`, int32 `[B]`.
+    `key`, int32 `[2]`, (seed, step), is what dropout is drawn from in training.
+
+    Every call raises ValueError, one line, for a sequence that is too long or embeddings of another width.
 
     Args:
         config: sizes and units.
@@ -184,6 +187,7 @@ class Perceiver(snt.Module):
 
         `trunk`, `[B, bins, trunk_channels]`, is for a configuration that takes those in place of letters.
         """
+        self._check("mpra_len", codes, trunk)
         cells = self._cells(cell)
         hidden = self._activity[-1]
         latents = self._latents_of(
@@ -210,6 +214,7 @@ class Perceiver(snt.Module):
         Returns:
             `[B, L, 4]` float32; only those of masked positions mean something.
         """
+        self._check("mpra_len", codes, None)
         cells = self._cells(cell) + self._activities(activity)
         tokens = self._letters(codes, None, _MPRA, cells)
         latents = self._latents_of(tokens, codes == PADDING, is_training, key)
@@ -233,6 +238,7 @@ class Perceiver(snt.Module):
         Returns:
             `[B, L, num_bins]` float32; `expected_coverage` makes numbers of them.
         """
+        self._check("seq_len", codes, trunk)
         cells = self._cells(cell)
         bins = tf.where(tf.math.is_nan(log_coverage), self.config.num_bins, self.coverage_bins(log_coverage))
         visible = _look_up(self._coverage, bins)  # [B, L, M]
@@ -260,6 +266,23 @@ class Perceiver(snt.Module):
         return tf.linalg.matvec(tf.nn.softmax(logits), centres)
 
     # -- inside
+
+    def _check(self, limit: str, codes: tf.Tensor, trunk: tf.Tensor | None) -> None:
+        length, most = codes.shape[1], getattr(self.config, limit)
+        if length is None or length > most:
+            raise ValueError(
+                f"sequences of {length or 'unknown'} bp; this model takes {most} at most ({limit})"
+            )
+        if trunk is not None:
+            (_, bins, channels), expected = trunk.shape, self.config.trunk_channels
+            if not expected or channels != expected:
+                raise ValueError(
+                    f"trunk embeddings of {channels} channels; this model takes {expected or 'none'}"
+                )
+            if bins is None or bins > self._position.shape[0]:
+                raise ValueError(
+                    f"trunk embeddings of {bins or 'unknown'} bins; this model takes {self._position.shape[0]} at most"
+                )
 
     def _cells(self, cell: tf.Tensor) -> tf.Tensor:
         return _look_up(self._cell, cell)  # [B, M]
@@ -368,6 +391,8 @@ class _Attend(snt.Module):
     def _dropped(self, x: tf.Tensor, is_training: bool, key: tf.Tensor | None, place: str) -> tf.Tensor:
         if not is_training or not self._rate:
             return x
+        if x.shape[0] is None:
+            raise ValueError("training needs a fixed batch size, found None")
         keep = draw_masks(key, f"{self.name}/{place}", self._rate, 1, list(x.shape))[0]
         return dropout(x, keep, self._rate)
 
