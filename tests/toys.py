@@ -8,6 +8,7 @@ import pandas as pd
 import tensorflow as tf
 
 from enformer_core.enformer import Enformer, EnformerConfig, preset
+from enformer_core.perceiver import PerceiverConfig
 from mlproject.data.batches import windows_in_order
 from mlproject.data.constructs import Construct, Site
 from mlproject.data.published_h5 import unnamed_targets
@@ -33,6 +34,26 @@ def toy_config(**changes) -> EnformerConfig:
 def toy_model(seed: int = 0, **changes) -> Enformer:
     """A model of `toy_config`."""
     return Enformer(toy_config(**changes), seed)
+
+
+def toy_perceiver_config(**changes) -> PerceiverConfig:
+    """Cell types a and b, windows of 12 bp, MPRA of 9 letters; no two sizes of arrays are the same."""
+    small = {
+        "cell_types": ("a", "b"),
+        "seq_len": 12,
+        "mpra_len": 9,
+        "d_model": 8,
+        "d_latent": 10,
+        "num_latents": 3,
+        "num_blocks": 2,
+        "num_self_attention_layers": 2,
+        "num_cross_attn_heads": 2,
+        "num_self_attn_heads": 5,
+        "widening_factor": 3,
+        "num_bins": 6,
+        "max_cov": 4.0,
+    }
+    return PerceiverConfig(**{**small, **changes})
 
 
 def toy_sequence(batch: int = 1, length: int = 2048, seed: int = 0) -> tf.Tensor:

@@ -26,9 +26,11 @@ from enformer_core.activity import ActivityModel
 from enformer_core.enformer import Enformer, EnformerConfig, head_module_name
 from enformer_core.heads import ActivityHeadConfig, TrackHeadConfig
 from enformer_core.initial import variable_name
+from enformer_core.perceiver import Perceiver, PerceiverConfig
 from enformer_core.track_model import TrackModel
 
-_KINDS = ("Enformer", "ActivityModel", "TrackModel")
+_PERCEIVER = "Perceiver"
+_KINDS = ("Enformer", "ActivityModel", "TrackModel", _PERCEIVER)
 _HEAD = "TrackHead"
 _LENGTHS = ("sequence_length", "target_length")
 Tracks = dict[str, list[dict[str, str]]]
@@ -36,7 +38,7 @@ Tracks = dict[str, list[dict[str, str]]]
 _NO_CONFIG = (ValueError, KeyError, TypeError, RecursionError)
 
 
-def save(folder: Path | str, model: Enformer | ActivityModel | TrackModel) -> None:
+def save(folder: Path | str, model: Enformer | ActivityModel | TrackModel | Perceiver) -> None:
     """Writes a checkpoint as a whole: it appears under its name complete and on disk, or not at all.
 
     Args:
@@ -63,12 +65,12 @@ def save_head(folder: Path | str, model: TrackModel, weights: str) -> None:
 
 def load(
     folder: Path | str, sequence_length: int | None = None, target_length: int | None = None
-) -> Enformer | ActivityModel | TrackModel:
+) -> Enformer | ActivityModel | TrackModel | Perceiver:
     """The model of a checkpoint folder.
 
     Args:
         folder: what `save` wrote.
-        sequence_length: input in bp, in place of the model's own; an ActivityModel has its own length only.
+        sequence_length: input in bp, in place of the model's own; an ActivityModel and a Perceiver have their own only.
         target_length: with it, the bins that are predicted; None crops nothing.
 
     Raises:
@@ -82,24 +84,32 @@ def load(
             raise ValueError(f"a head alone, trained on the trunk {document['trunk']['weights']}; name both")
         if kind not in _KINDS:
             raise ValueError(f"model is {kind!r}; it can be {', '.join(_KINDS)}")
-        config = EnformerConfig(**(fields if kind == "Enformer" else fields["enformer"]))
+        config: EnformerConfig | PerceiverConfig
+        if kind == _PERCEIVER:
+            config = PerceiverConfig(**fields)
+        else:
+            config = EnformerConfig(**(fields if kind == "Enformer" else fields["enformer"]))
         activity = ActivityHeadConfig(**fields["activity"]) if kind == "ActivityModel" else None
         head = TrackHeadConfig(**fields["head"]) if kind == "TrackModel" else None
         name = fields["name"] if head else ""
         if not isinstance(name, str):
             raise TypeError(f"name is {name!r}")
     values = read_arrays(folder / "weights.npz")
-    if sequence_length is not None and activity is None:
+    if isinstance(config, EnformerConfig) and sequence_length is not None and activity is None:
         config = dataclasses.replace(config, sequence_length=sequence_length, target_length=target_length)
-    model: Enformer | ActivityModel | TrackModel
+    model: Enformer | ActivityModel | TrackModel | Perceiver
+    heads: Mapping[str, int]
     with _making(folder):
-        model = enformer = Enformer(config)
-        if activity is not None:
-            model = ActivityModel(enformer, activity)
-        elif head is not None:
-            model = TrackModel(enformer, head, name)
+        if isinstance(config, PerceiverConfig):
+            model, heads = Perceiver(config), {"activity": len(config.cell_types)}
+        else:
+            model, heads = (enformer := Enformer(config)), config.heads
+            if activity is not None:
+                model = ActivityModel(enformer, activity)
+            elif head is not None:
+                model, heads = TrackModel(enformer, head, name), {name: head.num_tracks}
     assign(model, values, folder / "weights.npz")
-    model.tracks.update(_read_tracks(folder, {name: head.num_tracks} if head else config.heads))
+    model.tracks.update(_read_tracks(folder, heads))
     return model
 
 
@@ -195,7 +205,7 @@ def digest(variables: Iterable[tf.Variable]) -> str:
     return total.hexdigest()
 
 
-def model_digest(model: Enformer | ActivityModel | TrackModel) -> str:
+def model_digest(model: Enformer | ActivityModel | TrackModel | Perceiver) -> str:
     """sha256 over all that a model predicts with but the length it is given: its variables and how it is made.
 
     The same variables can be those of models that differ, such as with and without rotary positions.

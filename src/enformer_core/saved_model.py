@@ -6,21 +6,22 @@ import tensorflow as tf
 
 from enformer_core.activity import ActivityModel
 from enformer_core.enformer import Enformer
+from enformer_core.perceiver import Perceiver
 from enformer_core.track_model import TrackModel
 
 
 class Predictor(tf.Module):
     """The prediction of a model, traced once: `[B, L, 4]` one-hot float32 at the model's length.
 
-    Calling it gives `[B, bins, tracks]` for a model with one head, or `[B, 1]` where that is an activity, else
-    `{head: [B, bins, tracks]}`: what the loaded SavedModel answers too. It follows the model's variables, so new
-    weights need no new tracing.
+    Calling it gives `[B, bins, tracks]` for a model with one head, or `[B, 1]` where that is an activity, or
+    `[B, cell types]` for a Perceiver, else `{head: [B, bins, tracks]}`: what the loaded SavedModel answers too. It
+    follows the model's variables, so new weights need no new tracing.
 
     Args:
         model: its variables travel with the SavedModel.
     """
 
-    def __init__(self, model: Enformer | ActivityModel | TrackModel):
+    def __init__(self, model: Enformer | ActivityModel | TrackModel | Perceiver):
         super().__init__(name="predictor")
         self.model = model
         length = model.config.sequence_length
@@ -41,7 +42,7 @@ class Predictor(tf.Module):
         self._compiled = tf.function(traced, jit_compile=True, autograph=False)
 
     def predict(self, sequence: tf.Tensor, head: str) -> tf.Tensor:
-        """The output of one head, `[B, bins, tracks]` or `[B, 1]`, compiled for this process."""
+        """The output of one head, `[B, bins, tracks]`, `[B, 1]` or `[B, cell types]`, compiled for this process."""
         outputs = self._compiled(sequence)
         return outputs[head] if isinstance(outputs, dict) else outputs
 

@@ -19,6 +19,7 @@ from typing import Any
 from enformer_core import checkpoints, published
 from enformer_core.activity import ActivityModel
 from enformer_core.enformer import Enformer, preset
+from enformer_core.perceiver import Perceiver
 from enformer_core.track_model import TrackModel
 from mlproject.download import fetch_published, is_whole
 from mlproject.errors import InputError
@@ -228,7 +229,12 @@ def _folder(address: str, work_dir: Path, artifact: str = CHECKPOINT) -> Iterato
 def _of_path(path: Path, lengths: Lengths) -> Model:
     if os.path.isdir(path):  # which is false where a name is too long, and no error
         if (path / "config.json").exists():
-            return checkpoints.load(path, *(lengths or (None, None)))
+            model = checkpoints.load(path, *(lengths or (None, None)))
+            if isinstance(model, Perceiver):
+                raise InputError(
+                    "a Perceiver, as joint trains and generate takes it; this command takes an Enformer"
+                )
+            return model
         if (path / "saved_model.pb").exists():
             return TensorHubModel(path)
         if any(path.glob("*.index")):

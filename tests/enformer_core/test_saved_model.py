@@ -5,8 +5,9 @@ from enformer_core import initial
 from enformer_core.activity import ActivityModel
 from enformer_core.enformer import Enformer, variant
 from enformer_core.heads import ActivityHeadConfig
+from enformer_core.perceiver import PADDING, UNKNOWN, Perceiver
 from enformer_core.saved_model import Predictor
-from toys import toy_config, toy_model, toy_sequence
+from toys import toy_config, toy_model, toy_perceiver_config, toy_sequence
 
 
 def test_loaded_model_takes_one_hot_whatever_the_variant(tmp_path):
@@ -59,3 +60,23 @@ def test_a_loaded_model_has_gradients(tmp_path):
             y = tf.reduce_sum(function(x))
         gradients.append(tape.gradient(y, x))
     np.testing.assert_allclose(*gradients, rtol=1e-3, atol=1e-4 * np.abs(gradients[0]).max())
+
+
+def test_a_perceiver_answers_with_the_activity_in_each_cell_type(tmp_path):
+    model = Perceiver(toy_perceiver_config(activity_mean=2.0, activity_sd=3.0), seed=1)
+    codes = np.random.default_rng(0).integers(0, 4, (3, 9), np.int32)
+    codes[1, 6:], codes[1, 2], codes[2, 0], codes[2, -1] = PADDING, UNKNOWN, UNKNOWN, PADDING
+    x = tf.constant(np.eye(7, 4, dtype=np.float32)[codes])  # neither N nor the end is any of the four
+    expected = np.stack([model.activity(codes, np.full(3, cell, np.int32)) for cell in (0, 1)], 1)
+    assert np.ptp(expected, 0).min() > 0.01 and np.abs(np.diff(expected)).min() > 0.01
+    predictor = Predictor(model)
+    predictor.save(tmp_path / "model")
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    served = loaded.signatures["serving_default"](sequence=x)
+    assert list(served) == ["activity"]
+    for answer in (model(x)["activity"], predictor.predict(x, "activity"), loaded(x), served["activity"]):
+        # eager, graph and XLA order their sums differently
+        np.testing.assert_allclose(answer, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(loaded(x[1:2]), expected[1:2], rtol=1e-5, atol=1e-5)
+    shorter = model.activity(codes[1:2, :6], np.zeros(1, np.int32))  # the end of a sequence changes nothing
+    np.testing.assert_allclose(shorter, expected[1:2, 0], rtol=1e-5, atol=1e-5)

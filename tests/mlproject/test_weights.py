@@ -12,13 +12,14 @@ from enformer_core import checkpoints
 from enformer_core.activity import ActivityModel
 from enformer_core.enformer import Enformer
 from enformer_core.heads import ActivityHeadConfig, TrackHeadConfig
+from enformer_core.perceiver import Perceiver
 from enformer_core.track_model import TrackModel
 from foreign import port_state_dict, save_tensorhub, sonnet_checkpoint
 from mlproject import weights
 from mlproject.errors import InputError
 from mlproject.tensorhub import TensorHubModel
 from mlproject.tracking import runs
-from toys import toy_model, toy_sequence
+from toys import toy_model, toy_perceiver_config, toy_sequence
 
 REFERENCE = Path(__file__).parents[2].parent / "shared" / "reference" / "deepmind_tiny"
 
@@ -167,6 +168,15 @@ def test_a_run(places, folder):
     with pytest.raises(InputError, match=r"^--weights models:/enformer@best: [^\n]*not found"):
         load("models:/enformer@best", folder / "work")
     assert not [*(folder / "work").iterdir()]
+
+
+def test_a_perceiver_is_named(tmp_path):
+    checkpoints.save(tmp_path / "joint", Perceiver(toy_perceiver_config()))
+    for function in (weights.load, weights.load_trunk):
+        with pytest.raises(
+            InputError, match=r"^--weights [^\n]*/joint: a Perceiver, [^\n]* takes an Enformer$"
+        ):
+            load(tmp_path / "joint", tmp_path, function, sequence_length=1024)
 
 
 def write(path, content=b""):
