@@ -37,7 +37,7 @@ def toy_model(seed: int = 0, **changes) -> Enformer:
 
 
 def toy_perceiver_config(**changes) -> PerceiverConfig:
-    """Cell types a and b, windows of 12 bp, MPRA of 9 letters; no two sizes of arrays are the same."""
+    """Cell types a and b, windows of 12 bp, MPRA of 9 letters; sizes that are seldom the same."""
     small = {
         "cell_types": ("a", "b"),
         "seq_len": 12,
