@@ -20,23 +20,27 @@ from mlproject.errors import InputError
 K = 31  # bp: a 31-mer seldom occurs twice by chance in any genome, and two bits a base fit an int64
 
 
-def kmers(sequence: str) -> np.ndarray:
-    """The different 31-mers of a sequence, each as the lesser of it and its reverse complement: `[n]` int64.
+def kmers(sequence: str, k: int = K) -> np.ndarray:
+    """The different k-mers of a sequence, each as the lesser of it and its reverse complement: `[n]` int64.
 
-    Those with N or another letter are left out; a sequence of less than 31 bp has none.
+    Those with N or another letter are left out; a sequence of less than `k` bp has none. `k` is 31 at most.
     """
-    bases = dna.codes(sequence).astype(np.int64)
-    count = len(bases) - K + 1
-    if count < 1:
-        return np.zeros(0, np.int64)
+    found, known = canonical_kmers(dna.codes(sequence), k)
+    return np.unique(found[known])
+
+
+def canonical_kmers(bases: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k-mer at each place, `[L - k + 1]` int64, and which of them are without other letters, bool."""
+    count = max(0, len(bases) - k + 1)
     forward, backward = np.zeros(count, np.int64), np.zeros(count, np.int64)
-    for offset in range(K):
-        base = bases[offset : offset + count]
-        forward = forward * 4 + base
+    for offset in range(k):
+        base = bases[offset : offset + count].astype(np.int64)
+        forward *= 4
+        forward += base
         backward += (3 - base) << (2 * offset)
     unknown = np.cumsum(np.concatenate([[0], bases > 3]))
-    known = unknown[K:] == unknown[:count]
-    return np.unique(np.minimum(forward, backward)[known])
+    known = unknown[len(unknown) - count :] == unknown[:count]
+    return np.minimum(forward, backward), known
 
 
 def shared_kmers(sequences: Sequence[str]) -> np.ndarray:
