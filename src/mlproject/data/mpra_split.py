@@ -165,7 +165,7 @@ def _notes(
         notes.append(f"{left_out:,} near-duplicates of held-out sequences are on other chromosomes: left out")
     nowhere = int((chromosomes == "").sum())
     if nowhere and nowhere < len(chromosomes):
-        notes.append(f"{nowhere:,} sequences have no chromosome")
+        notes.append(f"without a chromosome: {nowhere:,} of {len(chromosomes):,} sequences")
     if common_kmers:
         notes.append(
             f"{common_kmers:,} k-mers are in too many clusters for all pairs of their sequences to be compared"

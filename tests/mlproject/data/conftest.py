@@ -130,3 +130,8 @@ def sox2_payloads() -> Path:
 @pytest.fixture
 def published_targets() -> Path:
     return _shared("targets")
+
+
+@pytest.fixture
+def crx_mpra() -> Path:
+    return _shared("crx_mpra")
