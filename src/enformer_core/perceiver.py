@@ -327,9 +327,7 @@ class Perceiver(snt.Module):
     def _latents_of(
         self, tokens: tf.Tensor, padding: tf.Tensor, is_training: bool, key: tf.Tensor | None
     ) -> tf.Tensor:
-        latents = tf.repeat(self._latents[tf.newaxis], tf.shape(tokens)[0], axis=0)
-        latents = tf.ensure_shape(latents, [tokens.shape[0], *self._latents.shape])
-        latents = self._encode(latents, tokens, padding, is_training, key)
+        latents = self._encode(self._latents[tf.newaxis], tokens, padding, is_training, key)
         for block in range(self.config.num_blocks):
             for layer in self._layers:
                 latents = layer(latents, None, None, is_training, key, f"/{block}")
@@ -370,11 +368,12 @@ class _Attend(snt.Module):
     ) -> tf.Tensor:
         """x `[B, Q, C]` after attending to `inputs` `[B, L, E]`, or to itself where they are None.
 
-        `padding`, bool `[B, L]`, is what nobody attends to; `place` tells apart calls that draw their own dropout.
+        x may be `[1, Q, C]`, one for all inputs, whose query is then computed once. `padding`, bool `[B, L]`, is what
+        nobody attends to; `place` tells apart calls that draw their own dropout.
         """
         self._initialize(x.shape[-1])
-        normed = self._norm(x)
-        source = normed if inputs is None else self._input_norm(inputs)
+        normed = _by_row(self._norm, x)
+        source = normed if inputs is None else _by_row(self._input_norm, inputs)
         query, keys, values = (
             split_heads(project(y), self._num_heads)
             for project, y in ((self._query, normed), (self._key, source), (self._value, source))
@@ -385,7 +384,7 @@ class _Attend(snt.Module):
         attended = join_heads(tf.matmul(tf.nn.softmax(logits), values))
         x += self._dropped(self._output(attended), is_training, key, f"attention{place}")
         return x + self._dropped(
-            self._down(gelu(self._up(self._mlp_norm(x)))), is_training, key, f"mlp{place}"
+            self._down(gelu(self._up(_by_row(self._mlp_norm, x)))), is_training, key, f"mlp{place}"
         )
 
     def _dropped(self, x: tf.Tensor, is_training: bool, key: tf.Tensor | None, place: str) -> tf.Tensor:
@@ -395,6 +394,11 @@ class _Attend(snt.Module):
             raise ValueError("training needs a fixed batch size, found None")
         keep = draw_masks(key, f"{self.name}/{place}", self._rate, 1, list(x.shape))[0]
         return dropout(x, keep, self._rate)
+
+
+def _by_row(norm: LayerNorm, x: tf.Tensor) -> tf.Tensor:
+    """`norm` of `[B, L, C]` as of a matrix: XLA is much slower at sums over two axes, which its gradients would be."""
+    return tf.ensure_shape(tf.reshape(norm(tf.reshape(x, [-1, x.shape[-1]])), tf.shape(x)), x.shape)
 
 
 def _table(rows: int, channels: int, name: str) -> tf.Variable:
