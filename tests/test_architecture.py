@@ -27,6 +27,7 @@ ONLY = {
     "h5py": ("mlproject/data/published_h5.py",),
     "safetensors": ("mlproject/state_dict.py",),
     "sklearn": ("mlproject/baselines.py",),
+    "rapidfuzz": ("mlproject/design.py",),
     "dask": ("mlproject/cluster.py",),
     "distributed": ("mlproject/cluster.py",),
     "keras": (),
@@ -34,7 +35,10 @@ ONLY = {
 # commands that call others: the best head of a search is trained as those two train, on their options
 CALLS = {"mlproject/commands/search_head.py": ("train_head", "finetune")}
 # rooms that never see a Run: they return values or call the plain function they were handed
-NO_RUN = ("data/", "training.py", "evaluation.py", "inference.py", "design.py", "reporting/")
+NO_RUN = (
+    *("data/", "training.py", "evaluation.py", "inference.py", "reporting/"),
+    *("design.py", "constraints.py", "automaton.py", "motifs.py"),
+)
 
 
 def imports(path: Path) -> Iterator[str]:

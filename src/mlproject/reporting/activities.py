@@ -16,14 +16,15 @@ def comparison_text(comparison: pd.DataFrame) -> str:
     lines = [["predictor", "Pearson r", "within folds", "Spearman r"]]
     for row in comparison.itertuples():
         pearson, spearman = (
-            _with_interval(*(getattr(row, f"{kind}{end}") for end in ("", "_low", "_high")))
+            with_interval(*(getattr(row, f"{kind}{end}") for end in ("", "_low", "_high")))
             for kind in ("pearson", "spearman")
         )
         lines.append([row.predictor, pearson, _number(row.pearson_within), spearman])
     return aligned(lines)
 
 
-def _with_interval(value: float, low: float, high: float) -> str:
+def with_interval(value: float, low: float, high: float) -> str:
+    """A correlation with the ends of its interval, where they are known."""
     return _number(value) + ("" if np.isnan(low) else f" ({low:.3f} to {high:.3f})")
 
 

@@ -52,6 +52,11 @@ def fetch_checkpoint(address: str, folder: Path, artifact: str = CHECKPOINT) -> 
         raise InputError(f"{address}: {reason}") from error
 
 
+def has_folder(run: str, artifact: str) -> bool:
+    """Whether the run of this number keeps an artifact folder of this name, with something in it."""
+    return bool(store.open_store().list_artifacts(run, artifact))
+
+
 def _run_and_path(client: MlflowClient, address: str, artifact: str) -> tuple[str, str]:
     """The run that an address leads to, and the artifact folder in it."""
     if match := re.fullmatch(r"runs:/+([^/]+)(?:/+(.+?))?/*", address):
