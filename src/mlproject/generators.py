@@ -12,6 +12,7 @@ Shapes: n sequences, b batch, L letters.
 import contextlib
 import json
 import math
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -157,7 +158,7 @@ def check_folder(word: str) -> None:
     Raises:
         InputError: without the name of the option.
     """
-    if not Path(word, _FACTS).is_file():
+    if not os.path.isfile(Path(word, _FACTS)):  # which is false where a name is too long, and no error
         raise InputError(
             f"no folder with {_FACTS}, as joint keeps its {MODELS}; name one, a run (runs:/ID), or newest"
         )

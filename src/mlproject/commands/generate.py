@@ -121,7 +121,7 @@ def check(options: Options) -> None:
         except InputError as error:
             raise InputError(f"--model {options.model}: {error}") from None
     folder = Path(options.output)
-    if not folder.name or (folder.exists() and not folder.is_dir()):
+    if not folder.name or (os.path.exists(folder) and not folder.is_dir()):
         raise InputError(f"--output: found {options.output!r}; expected the name of a folder to write to")
     with explained(f"--output {options.output}: cannot be written", (OSError,)):
         check_new(folder / _FILES[0])
@@ -322,7 +322,7 @@ def _keep(
         ],
         ignore_index=True,
     )
-    title = f"{cell_type}, {options.method}"
+    title = f"Sequences for {cell_type}, by {options.method}"
     folder = Path(options.output)
     with (
         stopping.deferred(),
@@ -388,7 +388,8 @@ def _compositions(
         found = _shares(generators.letter_codes(own, length), starts)
         ends = np.append(starts[1:], length)
         positions[name] = pd.DataFrame(found, columns=list("ACGT")).assign(position=(starts + ends) / 2)
-    return pd.DataFrame.from_dict(shares, orient="index", columns=list("ACGT")), positions
+    table = pd.DataFrame.from_dict(shares, orient="index", columns=list("ACGT"))
+    return table.assign(n=[len(own) for own in groups.values()]), positions
 
 
 def _shares(codes: np.ndarray, starts: Sequence[int] | np.ndarray = (0,)) -> np.ndarray:

@@ -121,7 +121,7 @@ def composition_figure(groups: pd.DataFrame, positions: Mapping[str, pd.DataFram
     """Shares of A, C, G and T: in each group of sequences, and along the sequence.
 
     Args:
-        groups: columns A, C, G, T; a row for each group by its name, in the order to be drawn.
+        groups: columns A, C, G, T and n, how many sequences; a row for each group by name, in the order to be drawn.
         positions: of two sets of sequences by name, columns position, in bp, and A, C, G, T; the first is drawn solid,
             the second dashed.
         title: what the sequences are.
@@ -132,7 +132,9 @@ def composition_figure(groups: pd.DataFrame, positions: Mapping[str, pd.DataFram
     width = 0.8 / len(groups)
     for number, ((name, row), shade) in enumerate(zip(groups.iterrows(), shades, strict=True)):
         place = np.arange(4) + (number - (len(groups) - 1) / 2) * width
-        bars.bar(place, row[list(LETTERS)], width, color=shade, label=str(name), linewidth=0)
+        bars.bar(
+            place, row[list(LETTERS)], width, color=shade, label=f"{name}, n = {row['n']:.0f}", linewidth=0
+        )
     bars.set_xticks(range(4), LETTERS)
     bars.grid(False, axis="x")
     bars.set(xlabel="letter", ylabel="share of letters", title="overall, by target")
