@@ -145,12 +145,17 @@ def step_function(
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: counts of steps, and a learning rate that rises linearly over the warm-up."""
+    """How long and how fast: counts of steps, and a learning rate that rises linearly over the warm-up.
+
+    After it the rate stays, or falls along a cosine to `final_share` of itself at the last step
+    (https://arxiv.org/abs/1608.03983, without restarts).
+    """
 
     epochs: int
     steps_per_epoch: int
     warmup_steps: int
     learning_rate: float
+    final_share: float = 1.0
 
     @property
     def steps(self) -> int:
@@ -159,7 +164,11 @@ class Schedule:
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 1."""
-        return self.learning_rate * min(1.0, step / max(1, self.warmup_steps))
+        if step <= self.warmup_steps or self.final_share == 1:
+            return self.learning_rate * min(1.0, step / max(1, self.warmup_steps))
+        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        share = self.final_share + (1 - self.final_share) * (1 + math.cos(math.pi * done)) / 2
+        return self.learning_rate * share
 
 
 class TrainResult(NamedTuple):

@@ -13,7 +13,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -425,3 +425,18 @@ def _chromosome(words: list[str], layout: _Layout, label: str) -> str:
         return words[layout.chromosome]
     place = _PLACE.search(label)
     return place[1] if place else ""
+
+
+def log2_activity(table: MpraTable, added: float) -> MpraTable:
+    """The table with log2(activity + added) for each activity; spreads follow by the delta method.
+
+    Raises:
+      InputError: activity + added is not above 0 for some; says how many and the lowest.
+    """
+    total = table.activity + added
+    if (low := int((total <= 0).sum())) > 0:
+        raise InputError(
+            f"--mpra_log2 {added:g}: {low} of {len(total)} activities are {-added:g} or less (the lowest is "
+            f"{table.activity.min():g}), and have no logarithm; add more, or leave it out."
+        )
+    return replace(table, activity=np.log2(total), spread=table.spread / (total * math.log(2)))

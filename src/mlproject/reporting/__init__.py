@@ -4,6 +4,7 @@ style.py        colours and looks that all figures share
 tracks.py       tracks: how well each is predicted
 grids.py        a grid of trainings, variant by variant
 activities.py   constructs: measured against predicted
+joint.py        joint trainings on tracks and MPRA
 generated.py    sequences written for targets: what is said of them
 signals.py      signal along the genome
 searches.py     a search: its trials as a table, and as a page to look into
@@ -28,23 +29,41 @@ from mlproject.reporting.grids import (
     variant_colors,
     write_grid,
 )
+from mlproject.reporting.joint import NUMBERS as JOINT_NUMBERS
+from mlproject.reporting.joint import (
+    cell_types_text,
+    differences_text,
+    joint_figure,
+    joint_text,
+    numbers_line,
+    prediction_figure,
+    write_joint_figure,
+    write_prediction_figure,
+)
 from mlproject.reporting.searches import search_summary, search_text, trial_colors, write_search_figures
 from mlproject.reporting.signals import SignalPanel, signal_figure, write_signal_figure
 from mlproject.reporting.tracks import category_summary, numbers_text, track_results, track_table
 
 __all__ = [
+    "JOINT_NUMBERS",
     "SignalPanel",
     "Tracks",
     "activity_figure",
     "category_figure",
     "category_summary",
+    "cell_types_text",
     "comparison_text",
     "composition_figure",
+    "differences_text",
     "generated_figure",
     "generated_text",
     "grid_tables",
+    "joint_figure",
+    "joint_text",
+    "numbers_line",
     "numbers_text",
     "overall_figure",
+    "prediction_figure",
     "results_text",
     "scatter_figure",
     "search_summary",
@@ -58,6 +77,8 @@ __all__ = [
     "write_composition_figure",
     "write_generated_figure",
     "write_grid",
+    "write_joint_figure",
+    "write_prediction_figure",
     "write_search_figures",
     "write_signal_figure",
 ]

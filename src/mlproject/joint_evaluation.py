@@ -1,0 +1,189 @@
+"""What a joint model is worth on held-out sequences and windows, beside simple baselines and what replicates allow."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from mlproject.baselines import gc_content, kmer_shares, ridge_predictions
+from mlproject.data.joint import MpraExamples
+from mlproject.evaluation import correlation, replicate_ceiling
+
+PREDICTORS = {"predicted": "joint model", "kmers": "ridge on 5-mers", "gc": "GC content"}
+COVERAGE = "coverage"
+
+
+def activity_table(
+    examples: MpraExamples, rows: np.ndarray, predicted: np.ndarray, hidden: int | None
+) -> pd.DataFrame:
+    """A row for each measurement: what was measured, what is predicted, and whether the cell type's labels were hidden.
+
+    Args:
+        examples: of the rows.
+        rows: measurements `[r]`.
+        predicted: `[r]`, in the units of the table.
+        hidden: the cell type whose labels nobody trained on, if there is one.
+    """
+    table = examples.table
+    sequence = table.sequence[rows]
+    return pd.DataFrame(
+        {
+            "name": [table.names[number] for number in sequence],
+            "cell_type": [table.cell_types[number] for number in table.cell[rows]],
+            "chromosome": [table.chromosomes[number] for number in sequence],
+            "cluster": examples.split.clusters[sequence],
+            "labels": np.where(examples.cell[rows] == (-1 if hidden is None else hidden), "hidden", "seen"),
+            "activity": table.activity[rows],
+            "spread": table.spread[rows],
+            "replicates": table.replicates[rows],
+            "predicted": predicted,
+        }
+    )
+
+
+def baselines(examples: MpraExamples, train: np.ndarray, test: np.ndarray) -> dict[str, np.ndarray]:
+    """What simple features say of the test measurements, by name: `[test rows]` float64 each.
+
+    `kmers` is a ridge regression on shares of 5-mers, one for each cell type with labels; of a cell type without, it is
+    fitted to the mean over the others. `gc` is a line through the share of G and C, fitted likewise.
+
+    Args:
+        train: measurements whose activity may be read.
+        test: measurements to predict.
+    """
+    table = examples.table
+    numbers, place = np.unique(table.sequence[np.concatenate([train, test])], return_inverse=True)
+    sequences = [table.sequences[number] for number in numbers]
+    features = {"kmers": kmer_shares(sequences), "gc": gc_content(sequences)[:, np.newaxis]}
+    clusters = examples.split.clusters[numbers].astype(str)
+    of_train, of_test = place[: len(train)], place[len(train) :]
+    found = {name: np.full(len(test), np.nan) for name in features}
+    seen = np.unique(examples.cell[train])
+    for cell in np.unique(examples.cell[test]):
+        own = examples.cell[train] == cell if cell in seen else np.ones(len(train), bool)
+        mean = np.bincount(of_train[own], table.activity[train][own], len(numbers))
+        count = np.bincount(of_train[own], minlength=len(numbers))
+        known = count > 0
+        activity = mean / np.maximum(1, count)
+        asked = examples.cell[test] == cell
+        for name, of_sequences in features.items():
+            found[name][asked] = ridge_predictions(of_sequences, activity, known, clusters)[of_test[asked]]
+    return found
+
+
+def compare_cell_types(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """A row for each cell type and predictor: r with 95% intervals over clusters, and the ceiling of the replicates.
+
+    Args:
+        table: of `activity_table`, with the columns.
+        columns: predictions.
+
+    Returns:
+        cell_type, labels, predictor, the fields of `Correlation`, ceiling (the r that a perfect predictor would have,
+        NaN where replicates say nothing), sequences, clusters.
+    """
+    rows = []
+    for (cell_type, labels), own in table.groupby(["cell_type", "labels"], sort=False):
+        ceiling = replicate_ceiling(*(own[name].to_numpy() for name in ("activity", "spread", "replicates")))
+        for column in columns:
+            found = correlation(own["activity"].to_numpy(), own[column].to_numpy(), own["cluster"])
+            rows.append(
+                {
+                    "cell_type": cell_type,
+                    "labels": labels,
+                    "predictor": column,
+                    **found._asdict(),
+                    "ceiling": ceiling,
+                    "sequences": len(own),
+                    "clusters": own["cluster"].nunique(),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def activity_numbers(comparison: pd.DataFrame) -> dict[str, float]:
+    """Final numbers: r of each predictor, means over cell types whose labels were seen, and of the hidden one.
+
+    Names are KIND/activity and KIND/activity_hidden for the model, KIND/kmers and KIND/gc (and _hidden) for baselines,
+    and ceiling/activity.
+    """
+    numbers: dict[str, float] = {}
+    for labels, own in comparison.groupby("labels"):
+        ending = "_hidden" if labels == "hidden" else ""
+        for predictor, rows in own.groupby("predictor"):
+            name = "activity" if predictor == "predicted" else predictor
+            for kind in ("pearson", "spearman"):
+                values = rows[kind].to_numpy()
+                numbers[f"{kind}/{name}{ending}"] = (
+                    float(np.mean(values[~np.isnan(values)])) if (~np.isnan(values)).any() else float("nan")
+                )
+        ceiling = own["ceiling"].dropna()
+        if len(ceiling):
+            numbers[f"ceiling/activity{ending}"] = float(ceiling.mean())
+    return numbers
+
+
+def coverage_numbers(
+    loss: float, of_cells: Sequence[tuple[float, float]], cells: np.ndarray, hidden: int | None
+) -> dict[str, float]:
+    """Final numbers of coverage from sequence alone: means over cell types, and those of the hidden one.
+
+    Args:
+        loss: cross-entropy in nats.
+        of_cells: Pearson and Spearman r of each cell type.
+        cells: which cell types these are.
+        hidden: the cell type whose labels nobody trained on, if there is one; its coverage was trained on.
+    """
+    values = np.array(of_cells)
+    numbers = {"coverage/loss": loss}
+    for column, kind in enumerate(("pearson", "spearman")):
+        defined = values[np.isfinite(values[:, column]), column]
+        numbers[f"{kind}/{COVERAGE}"] = float(defined.mean()) if len(defined) else float("nan")
+        if hidden is not None and hidden in cells:
+            numbers[f"{kind}/{COVERAGE}_hidden"] = float(values[list(cells).index(hidden), column])
+    return numbers
+
+
+def paired_differences(
+    results: pd.DataFrame, numbers: Sequence[str], first: str, second: str
+) -> pd.DataFrame:
+    """What `first` modalities bring over `second`, seed by seed: mean difference with a 95% interval of Student's t.
+
+    Args:
+        results: a row for each training: setting (all but modalities and seed, as a word), modalities, seed, numbers.
+        numbers: columns to compare.
+
+    Returns:
+        setting, number, seeds (pairs), first, second (means), difference, low, high (NaN for fewer than two pairs).
+    """
+    rows = []
+    for setting, own in results.groupby("setting", sort=False):
+        by_seed = {name: part.set_index("seed") for name, part in own.groupby("modalities")}
+        if first not in by_seed or second not in by_seed:
+            continue
+        for number in numbers:
+            if number not in own:
+                continue
+            pair = pd.concat(
+                [by_seed[first][number], by_seed[second][number]], axis=1, keys=["a", "b"]
+            ).dropna()
+            if pair.empty:
+                continue
+            difference = (pair["a"] - pair["b"]).to_numpy()
+            low = high = float("nan")
+            if len(difference) > 1:
+                low, high = stats.ttest_1samp(difference, 0).confidence_interval(0.95)
+            rows.append(
+                {
+                    "setting": setting,
+                    "number": number,
+                    "seeds": len(pair),
+                    first: pair["a"].mean(),
+                    second: pair["b"].mean(),
+                    "difference": difference.mean(),
+                    "low": float(low),
+                    "high": float(high),
+                }
+            )
+    return pd.DataFrame(rows)

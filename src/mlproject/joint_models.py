@@ -1,0 +1,85 @@
+"""The pair of models that `generate` works with: one that writes, and one of another seed that judges.
+
+models/generator, models/judge   checkpoints of Perceivers
+models/training.tsv              names and sequences that were trained on
+models/models.json               which runs they are, cell types, the range of activity, the composition of letters
+models/grammar.json              of the demo: what made the data
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mlproject.data.joint import JointData
+from mlproject.joint_grid import Training, labels
+
+FOLDER = "models"
+_RANGE = (5, 95)  # percentiles of the training activities
+
+
+def best_setting(results: pd.DataFrame) -> str | None:
+    """The setting and modalities, as `group`, that generate best: joint ones if there are, by validation r of activity.
+
+    Args:
+        results: a row for each training that is done: group, modalities, best/activity_pearson.
+
+    Returns:
+        The group, or None where no training saw MPRA.
+    """
+    able = results[results["modalities"] != "tracks"]
+    for modalities in ("both", "mpra"):
+        own = able[able["modalities"] == modalities]
+        if not own.empty:
+            means = own.groupby("group", sort=False)["best/activity_pearson"].mean().fillna(-1.0)
+            return str(means.idxmax())
+    return None
+
+
+def write_models(
+    folder: Path,
+    checkpoints: Mapping[str, Path],
+    trainings: Mapping[str, tuple[Training, str]],
+    data: JointData,
+    grammar: Path | None,
+) -> Path:
+    """Writes `FOLDER/models` and returns it.
+
+    Args:
+        checkpoints: folders of `generator` and `judge`.
+        trainings: of both, with the ID of the run.
+        data: what they were trained on.
+        grammar: of the demo.
+    """
+    assert data.mpra is not None
+    models = folder / FOLDER
+    models.mkdir()
+    for name, source in checkpoints.items():
+        shutil.copytree(source, models / name)
+    table = data.mpra.table
+    train, _ = labels(trainings["generator"][0], data)
+    sequences = np.unique(table.sequence[train])
+    rows = "".join(f"{table.names[number]}\t{table.sequences[number]}\n" for number in sequences)
+    (models / "training.tsv").write_text(f"name\tsequence\n{rows}", encoding="utf-8")
+    letters = data.mpra.codes[sequences]
+    composition = np.bincount(letters[letters < 4], minlength=4)
+    low, high = np.percentile(table.activity[train], _RANGE)
+    document: dict[str, Any] = {
+        name: {"run": run, "seed": training.seed, "name": training.name}
+        for name, (training, run) in trainings.items()
+    }
+    document |= {
+        "cell_types": list(data.cell_types),
+        "labelled": [data.cell_types[cell] for cell in np.unique(data.mpra.cell[train])],
+        "activity": {"low": float(low), "high": float(high)},
+        "base_composition": (composition / composition.sum()).tolist(),
+        "has_nucleotides": True,
+    }
+    (models / "models.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    if grammar is not None:
+        shutil.copy(grammar, models / "grammar.json")
+    return models

@@ -1,0 +1,262 @@
+"""The trainings of `joint`, each a child run with its tables, pictures and model; and the pair for `generate`."""
+
+import dataclasses
+import functools
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from enformer_core.perceiver import PerceiverConfig
+from mlproject import joint_evaluation, joint_grid, joint_models, reporting
+from mlproject.data import demo_mpra
+from mlproject.data.joint import JointData
+from mlproject.joint_grid import Training
+from mlproject.joint_training import Examples, JointTrainer, Weights
+from mlproject.resuming import StepCheckpoints, fit_keeping_best
+from mlproject.studies import Outcomes, train_each
+from mlproject.tracking.registry import fetch_checkpoint
+from mlproject.training import Schedule
+
+if TYPE_CHECKING:
+    from mlproject.tracking.runs import Run
+
+FINAL_SHARE = 0.05  # of the learning rate, at the last step
+
+
+class Trained(NamedTuple):
+    """What is wanted of a child run that is done: its ID, final numbers, and r by cell type where it saw MPRA."""
+
+    run: str
+    metrics: dict[str, float]
+    comparison: pd.DataFrame | None
+
+
+class JointStudy:
+    """A study that is being trained: the command's run, its data, and what trainings of one configuration share.
+
+    Args:
+        options: of `joint`.
+        run: of the command.
+        data: what is trained on.
+        study: its hash.
+    """
+
+    def __init__(self, options: Any, run: "Run", data: JointData, study: str):
+        self.options, self.run, self.data, self.study = options, run, data, study
+        # seeds of one configuration follow each other
+        self.trainer = functools.lru_cache(maxsize=2)(self._trainer)
+        self._baselines: dict[tuple, dict[str, np.ndarray]] = {}
+
+    def train(self, trainings: Sequence[Training]) -> Outcomes[Trained]:
+        """Trains what is not done yet."""
+        by_name = {training.name: training for training in trainings}
+        return train_each(
+            self.run,
+            list(by_name),
+            lambda child, name, folder, label: self._train(child, by_name[name], folder, label),
+            lambda child: Trained(
+                child.id,
+                metrics := child.metrics(),
+                child.table("comparison") if "test/sequences" in metrics else None,
+            ),
+            what="training",
+            study=self.study,
+            folder=self.options.work_dir / "joint" / self.study,
+            params=lambda name: self._params(by_name[name]),
+            said=lambda trained: reporting.numbers_line(trained.metrics),
+            batch_size=self.options.batch_size,
+            or_less=", a smaller --track_batch_size or a smaller model",
+        )
+
+    def _params(self, training: Training) -> dict[str, Any]:
+        """Parameters of a child: columns in which the runs of studies differ."""
+        shared = ("mpra", "tracks", "preset", "epochs", "steps_per_epoch", "batch_size", "track_batch_size")
+        config = joint_grid.configuration(
+            training, self.data, self.options.preset, dataclasses.asdict(self.options)
+        )
+        sizes = {name: getattr(config, name) for name in joint_grid.SIZES}
+        own = {name: value for name, value in training.values.items() if name != "seeds"}
+        options = {name: getattr(self.options, name) for name in shared}
+        return {**own, **sizes, **options, "seed": training.seed, "setting": training.setting}
+
+    def _trainer(self, config: PerceiverConfig, modalities: str) -> JointTrainer:
+        options = self.options
+        return JointTrainer(
+            config,
+            self.data,
+            modalities=modalities,
+            mpra_batch_size=options.batch_size,
+            track_batch_size=options.track_batch_size,
+            weights=Weights(options.activity_weight, options.nucleotide_weight, options.coverage_weight),
+            augment=options.augment,
+            clip_norm=options.clip_norm,
+            weight_decay=options.weight_decay,
+        )
+
+    def _train(self, child: "Run", training: Training, folder: Path, label: str) -> None:
+        """Trains, or goes on with it, and keeps what came of it."""
+        began = time.perf_counter()
+        options, data = self.options, self.data
+        child.use_dataset(
+            name="joint", digest=data.digest, source=f"{options.mpra}, {options.tracks}", context="training"
+        )
+        rows: tuple[Any, Any] = (None, None)
+        mean, sd = 0.0, 1.0
+        if training.modalities != "tracks":
+            assert data.mpra is not None
+            rows = joint_grid.labels(training, data)
+            activity = data.mpra.table.activity[rows[0]]
+            mean, sd = float(activity.mean()), float(activity.std())
+        windows: tuple[Any, Any] = (None, None)
+        if training.modalities != "mpra":
+            assert data.tracks is not None
+            windows = (
+                data.tracks.train(training.values["num_track_train_samples"], training.seed),
+                data.tracks.held_out("valid", options.num_track_valid_samples),
+            )
+        examples = Examples(*rows, *windows)
+        given = dataclasses.asdict(options)
+        config = joint_grid.configuration(training, data, options.preset, given, mean=mean, sd=sd)
+        trainer = self.trainer(config, training.modalities)
+        saved = StepCheckpoints(
+            folder, trainer.model.variables, trainer.optimizer, options.checkpoint_seconds
+        )
+        start = saved.restore()
+        if start:
+            print(f"{label}: goes on after step {start}", flush=True)
+        else:
+            trainer.reset(training.seed)
+        result = fit_keeping_best(
+            trainer.step,
+            trainer.batches(examples, training.seed, start),
+            Schedule(
+                options.epochs,
+                options.steps_per_epoch,
+                options.warmup_steps,
+                training.values["learning_rate"],
+                FINAL_SHARE,
+            ),
+            child.log,
+            saved,
+            measure=lambda: trainer.measure(examples),
+            losses=child.series("validation/loss")[: start // options.steps_per_epoch],
+            patience=options.patience,
+            flush=child.flush,
+            seed=training.seed,
+            start=start,
+            label=label,
+        )
+        best = saved.restore_best()
+        found = trainer.measure(examples)
+        numbers = {name.replace("validation/", "best/"): value for name, value in found.items()}
+        child.summarize({**numbers, "best/step": best, "seconds/train": result.seconds})
+        child.summarize(self._evaluate(child, trainer, training, examples))
+        self._keep_model(child, trainer)
+        child.summarize({"seconds/total": time.perf_counter() - began})
+
+    def _evaluate(
+        self, child: "Run", trainer: JointTrainer, training: Training, examples: Examples
+    ) -> dict[str, float]:
+        """Keeps tables and pictures of what is held out, and returns the final numbers."""
+        numbers: dict[str, float] = {}
+        hidden = training.hidden(self.data)
+        if examples.train_rows is not None:
+            assert self.data.mpra is not None and examples.valid_rows is not None
+            test = self.data.mpra.rows("test")
+            table = joint_evaluation.activity_table(
+                self.data.mpra, test, trainer.predict_activity(test), hidden
+            )
+            known = np.concatenate([examples.train_rows, examples.valid_rows])
+            key = (known.tobytes(), hidden)
+            if key not in self._baselines:
+                self._baselines[key] = joint_evaluation.baselines(self.data.mpra, known, test)
+            table = table.assign(**self._baselines[key])
+            comparison = joint_evaluation.compare_cell_types(table, list(joint_evaluation.PREDICTORS))
+            child.keep_table("predictions", table)
+            child.keep_table("comparison", comparison)
+            with tempfile.TemporaryDirectory() as temporary:
+                title = f"{training.modalities}, seed {training.seed}: held-out sequences"
+                child.keep(reporting.write_prediction_figure(table, title, Path(temporary, "activity.png")))
+            numbers |= joint_evaluation.activity_numbers(comparison)
+            letters, base = trainer.letter_losses(test)
+            numbers |= {
+                "nucleotides/loss": letters,
+                "nucleotides/base_composition": base,
+                "test/sequences": float(len(np.unique(self.data.mpra.table.sequence[test]))),
+            }
+        if examples.valid_windows is not None:
+            assert self.data.tracks is not None
+            windows = self.data.tracks.held_out("test", self.options.num_track_valid_samples)
+            loss, of_cells = trainer.measure_coverage(windows)
+            numbers |= joint_evaluation.coverage_numbers(loss, of_cells, self.data.tracks.cells, hidden)
+        return numbers
+
+    def _keep_model(self, child: "Run", trainer: JointTrainer) -> None:
+        with tempfile.TemporaryDirectory() as temporary:
+            trainer.save(Path(temporary))
+            child.keep(Path(temporary, "checkpoint"))
+            child.log_model(
+                Path(temporary, "saved_model"),
+                name="model",
+                input_shape=(-1, trainer.model.config.mpra_len, 4),
+                output_shapes={"activity": (-1, len(self.data.cell_types))},
+            )
+
+    def keep_pair(self, trainings: Sequence[Training], done: dict[str, Trained]) -> None:
+        """Keeps the models that `generate` works with; where there is one seed alone, a judge is trained first."""
+        results = results_table(trainings, done)
+        if results.empty or (group := joint_models.best_setting(results)) is None:
+            return
+        names = list(results[results["group"] == group]["name"])
+        by_name = {training.name: training for training in trainings}
+        if len(names) == 1:
+            judge = by_name[names[0]].with_seed(by_name[names[0]].seed + 1)
+            print(
+                "one seed: another model is trained, from the next one, to judge what generate writes",
+                flush=True,
+            )
+            outcomes = self.train([judge])
+            if outcomes.failed:
+                return
+            by_name[judge.name], done = judge, {**done, **outcomes.done}
+            names.append(judge.name)
+        pair = dict(zip(("generator", "judge"), names, strict=False))
+        with tempfile.TemporaryDirectory() as temporary:
+            checkpoints = {}
+            for role, name in pair.items():
+                Path(temporary, role).mkdir()
+                checkpoints[role] = fetch_checkpoint(f"runs:/{done[name].run}", Path(temporary, role))
+            grammar = None
+            if self.options.mpra == "demo":
+                grammar = demo_mpra.demo_joint_inputs(self.options.work_dir) / "grammar.json"
+            models = joint_models.write_models(
+                Path(temporary),
+                checkpoints,
+                {role: (by_name[name], done[name].run) for role, name in pair.items()},
+                self.data,
+                grammar,
+            )
+            self.run.keep(models)
+
+
+def results_table(trainings: Sequence[Training], done: Mapping[str, Trained]) -> pd.DataFrame:
+    """A row for each training done: name, group (setting and modalities), setting, modalities, seed, metrics."""
+    return pd.DataFrame(
+        [
+            {
+                "name": training.name,
+                "group": f"{training.setting} {training.modalities}",
+                "setting": training.setting,
+                "modalities": training.modalities,
+                "seed": training.seed,
+                **done[training.name].metrics,
+            }
+            for training in trainings
+            if training.name in done
+        ]
+    )

@@ -1,0 +1,193 @@
+"""Tables and figures of joint trainings: what tracks add to MPRA, and measured against predicted activity."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from mlproject.reporting.style import PALETTE, STYLE, aligned, as_written, save
+
+# What is drawn and printed of a training: number, what it is called.
+NUMBERS = {
+    "pearson/activity": "activity",
+    "pearson/activity_hidden": "activity, labels hidden",
+    "pearson/coverage": "coverage",
+}
+_LINES = {
+    "kmers": ("5-mer ridge", ":"),
+    "gc": ("GC content", "-."),
+    "ceiling": ("ceiling of replicates", "--"),
+}
+
+
+def numbers_line(metrics: Mapping[str, float]) -> str:
+    """Those of `NUMBERS` that a training has, in one line."""
+    found = [f"{label} r {metrics[name]:.3f}" for name, label in NUMBERS.items() if name in metrics]
+    return ", ".join(found) or "done"
+
+
+def joint_text(results: pd.DataFrame) -> str:
+    """A table for the terminal: each setting and modality, means over seeds of held-out Pearson r with their sd."""
+    there = [name for name in NUMBERS if name in results]
+    lines = [["setting", "modalities", "seeds", *(NUMBERS[name] for name in there)]]
+    for (setting, modalities), own in results.groupby(["setting", "modalities"], sort=False):
+        cells = [_mean_sd(own[name].to_numpy(np.float64)) for name in there]
+        lines.append([setting or "-", modalities, str(len(own)), *cells])
+    return aligned(lines)
+
+
+def differences_text(differences: pd.DataFrame, first: str, second: str) -> str:
+    """Lines that say what the first modalities bring, with intervals."""
+    lines = []
+    for row in differences.itertuples():
+        interval = (
+            f"95% interval {row.low:.3f} to {row.high:.3f}, {row.seeds} seeds, paired"
+            if np.isfinite(row.low)
+            else "one seed: no interval"
+        )
+        where = f" ({row.setting})" if row.setting else ""
+        lines.append(
+            f"{first} - {second}{where}, {NUMBERS.get(row.number, row.number)}: {row.difference:+.3f} ({interval})"
+        )
+    return "\n".join(lines)
+
+
+def cell_types_text(comparison: pd.DataFrame, names: dict[str, str], most: int = 12) -> str:
+    """A table for the terminal: r of each predictor by cell type with intervals, and the ceiling."""
+    lines = [["cell type", "labels", "n", "ceiling", *names.values()]]
+    of_cells = list(comparison.groupby(["labels", "cell_type"], sort=True))
+    for (labels, cell_type), own in of_cells[:most]:
+        by_name = own.set_index("predictor")
+        cells = [_interval(by_name.loc[name]) if name in by_name.index else "-" for name in names]
+        first = own.iloc[0]
+        ceiling = "-" if np.isnan(first["ceiling"]) else f"{first['ceiling']:.3f}"
+        lines.append([str(cell_type), str(labels), str(first["sequences"]), ceiling, *cells])
+    more = len(of_cells) - most
+    return aligned(lines) + (f"\n... and {more} more cell types" if more > 0 else "")
+
+
+def write_joint_figure(results: pd.DataFrame, title: str, path: Path) -> Path:
+    """Saves `joint_figure` and returns its path."""
+    return save(joint_figure(results, title), path)
+
+
+@matplotlib.rc_context(STYLE)
+def joint_figure(results: pd.DataFrame, title: str) -> Figure:
+    """Held-out Pearson r of every training, a panel for each number; a line joins the trainings of one seed.
+
+    Args:
+        results: a row for each training: setting, modalities, seed, and any of `NUMBERS`; `pearson/kmers` and so on are
+            drawn as lines across.
+        title: what was trained.
+    """
+    there = [name for name in NUMBERS if name in results and results[name].notna().any()]
+    settings = list(dict.fromkeys(results["setting"]))
+    columns = [
+        (setting, modalities)
+        for setting in settings
+        for modalities in dict.fromkeys(results[results["setting"] == setting]["modalities"])
+    ]
+    figure = Figure(figsize=(max(3.4 * len(there), 4), 3.8), layout="constrained")
+    colors = sns.color_palette(PALETTE, results["seed"].nunique())
+    markers = "os^DvPX*<>"
+    for axes, name in zip(np.atleast_1d(figure.subplots(1, max(1, len(there)))), there, strict=False):
+        for number, (seed, own) in enumerate(results.groupby("seed")):
+            for setting in settings:
+                points = [
+                    (place, float(row[name]))
+                    for place, column in enumerate(columns)
+                    for _, row in own.iterrows()
+                    if column[0] == setting and (row["setting"], row["modalities"]) == column
+                ]
+                axes.plot(
+                    *zip(*points, strict=True),
+                    color=colors[number],
+                    marker=markers[number % len(markers)],
+                    linewidth=0.8,
+                    markersize=5,
+                    label=f"seed {seed}" if setting == settings[0] else None,
+                ) if points else None
+        _reference_lines(axes, results, name)
+        words = [as_written(f"{setting}\n{modalities}".strip()) for setting, modalities in columns]
+        axes.set_xticks(range(len(columns)), words, rotation=0 if len(columns) < 4 else 90)
+        axes.set_xlim(-0.4, len(columns) - 0.6)
+        axes.set(title=NUMBERS[name], ylabel="Pearson r, held out" if name == there[0] else "")
+    if there:
+        handles, labels = _legend(figure)
+        figure.legend(handles, labels, loc="outside right center", frameon=False)
+    figure.suptitle(as_written(f"{title}, n = {len(results)} trainings"))
+    return figure
+
+
+def _reference_lines(axes, results: pd.DataFrame, name: str) -> None:
+    kind, _, what = name.partition("/")
+    ending = "_hidden" if what.endswith("_hidden") else ""
+    if not what.startswith("activity"):
+        return
+    for key, (label, style) in _LINES.items():
+        column = f"ceiling/activity{ending}" if key == "ceiling" else f"{kind}/{key}{ending}"
+        if column in results and np.isfinite(value := results[column].mean()):
+            axes.axhline(value, color="0.35", linestyle=style, linewidth=1, label=label)
+
+
+def _legend(figure: Figure) -> tuple[list, list[str]]:
+    found: dict = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    return list(found.values()), list(found)
+
+
+def write_prediction_figure(table: pd.DataFrame, title: str, path: Path) -> Path:
+    """Saves `prediction_figure` and returns its path."""
+    return save(prediction_figure(table, title), path)
+
+
+@matplotlib.rc_context(STYLE)
+def prediction_figure(table: pd.DataFrame, title: str) -> Figure:
+    """Measured against predicted activity of held-out sequences: cell types with labels, and the hidden one.
+
+    Args:
+        table: columns labels, activity, predicted, cell_type.
+        title: which training.
+    """
+    kinds = [kind for kind in ("seen", "hidden") if (table["labels"] == kind).any()]
+    figure = Figure(figsize=(4.2 * max(1, len(kinds)), 4.0), layout="constrained")
+    ends = [table[["activity", "predicted"]].min(axis=None), table[["activity", "predicted"]].max(axis=None)]
+    for axes, kind in zip(np.atleast_1d(figure.subplots(1, max(1, len(kinds)))), kinds, strict=False):
+        own = table[table["labels"] == kind]
+        if len(own) > 2000:
+            axes.hexbin(own["predicted"], own["activity"], gridsize=50, mincnt=1, bins="log", cmap="viridis")
+        else:
+            sns.scatterplot(
+                x=own["predicted"], y=own["activity"], s=10, alpha=0.5, linewidth=0, ax=axes, color="C0"
+            )
+        axes.plot(ends, ends, color="0.5", linewidth=0.8, zorder=0)
+        cells = list(dict.fromkeys(own["cell_type"]))
+        name = cells[0] if len(cells) == 1 else f"{len(cells)} cell types"
+        axes.set(
+            xlabel="predicted activity (units of the table)",
+            ylabel="measured activity",
+            title=as_written(f"{name}, labels {kind}, n = {len(own)}"),
+        )
+    figure.suptitle(as_written(title))
+    return figure
+
+
+def _mean_sd(values: np.ndarray) -> str:
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return "-"
+    return f"{values.mean():.3f}" + (f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else "")
+
+
+def _interval(row: pd.Series) -> str:
+    if np.isnan(row["pearson"]):
+        return "undefined"
+    if np.isnan(row["pearson_low"]):
+        return f"{row['pearson']:.3f}"
+    return f"{row['pearson']:.3f} ({row['pearson_low']:.3f} to {row['pearson_high']:.3f})"
