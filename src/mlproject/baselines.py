@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GroupKFold
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from enformer_core import dna
@@ -87,11 +86,41 @@ def ridge_predictions(
     if not features.shape[1]:
         return np.full(len(features), np.nan)
     groups = np.asarray(clusters)[known]
+    scaler = StandardScaler().fit(features[known])
+    scaled, measured = scaler.transform(features), activity[known]
+    of_known = scaled[known]
     parts = min(_PARTS, len(set(groups)))
-    # of one cluster alone, generalised cross-validation over its constructs
-    splits = list(GroupKFold(parts).split(features[known], groups=groups)) if parts > 1 else None
-    model = make_pipeline(StandardScaler(), RidgeCV(_PENALTIES, cv=splits, scoring="neg_mean_squared_error"))
-    return model.fit(features[known], activity[known]).predict(features)
+    if parts == 1:  # of one cluster alone, generalised cross-validation over its constructs
+        return RidgeCV(_PENALTIES).fit(of_known, measured).predict(scaled)
+    errors = np.zeros(len(_PENALTIES))
+    for train, test in GroupKFold(parts).split(of_known, groups=groups):
+        predicted = _Ridge(of_known[train], measured[train]).predict(of_known[test], _PENALTIES)
+        errors += ((predicted - measured[test][:, np.newaxis]) ** 2).mean(0)
+    best = _PENALTIES[[errors.argmin()]]
+    return _Ridge(of_known, measured).predict(scaled, best)[:, 0]
+
+
+class _Ridge:
+    """Ridge regressions of one set of examples for any penalties: the eigenvectors of the features serve them all.
+
+    A fit for each penalty takes thirty times as long.
+
+    Args:
+        features: `[n, F]` float64.
+        values: `[n]`.
+    """
+
+    def __init__(self, features: np.ndarray, values: np.ndarray):
+        self._center, self._mean = features.mean(0), values.mean()
+        centred = features - self._center
+        eigenvalues, self._vectors = np.linalg.eigh(centred.T @ centred)
+        self._eigenvalues = np.maximum(eigenvalues, 0)
+        self._turned = self._vectors.T @ (centred.T @ (values - self._mean))
+
+    def predict(self, features: np.ndarray, penalties: np.ndarray) -> np.ndarray:
+        """`[m, F]` to `[m, penalties]`."""
+        scaled = self._turned[:, np.newaxis] / (self._eigenvalues[:, np.newaxis] + penalties)
+        return (features - self._center) @ (self._vectors @ scaled) + self._mean
 
 
 OF_TRACKS = ("bin_mean", "gc")
