@@ -204,12 +204,16 @@ class Perceiver(snt.Module):
         cell: tf.Tensor,
         is_training: bool = False,
         key: tf.Tensor | None = None,
+        before: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Logits of A, C, G, T at each position of an MPRA sequence, given the others, its activity and its cell type.
 
         Args:
             codes: letters, those to predict `MASKED`.
             activity: float32 `[B]` in the units of the training labels; NaN is not known.
+            before: letters like `codes`: what the query of each position sees to its left, as far as `nucleotide_width`
+                reaches. In training the true ones, so that each position of a sequence is an example of the next letter
+                and not the first masked one alone. The latents see `codes`. None: `codes`.
 
         Returns:
             `[B, L, 4]` float32; only those of masked positions mean something.
@@ -218,7 +222,8 @@ class Perceiver(snt.Module):
         cells = self._cells(cell) + self._activities(activity)
         tokens = self._letters(codes, None, _MPRA, cells)
         latents = self._latents_of(tokens, codes == PADDING, is_training, key)
-        return self._to_letters(self._decode(tokens, latents, None, is_training, key))
+        queries = tokens if before is None else self._letters(codes, None, _MPRA, cells, before)
+        return self._to_letters(self._decode(queries, latents, None, is_training, key))
 
     def coverage(
         self,
@@ -299,7 +304,12 @@ class Perceiver(snt.Module):
         return tf.matmul(tf.concat([weights, hidden], 1), self._activity)
 
     def _letters(
-        self, codes: tf.Tensor, trunk: tf.Tensor | None, modality: int, added: tf.Tensor
+        self,
+        codes: tf.Tensor,
+        trunk: tf.Tensor | None,
+        modality: int,
+        added: tf.Tensor,
+        before: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Tokens of a sequence, `[B, L, M]`, or `[B, bins, M]` of trunk embeddings; `added` `[B, M]` is on each."""
         if trunk is not None:
@@ -308,8 +318,13 @@ class Perceiver(snt.Module):
                 self._trunk(trunk) + self._position[:bins] + self._modality[modality] + added[:, tf.newaxis]
             )
         channels = tf.constant(np.eye(PADDING + 1, dtype=np.float32)[:, [0, 1, 2, 3, MASKED]])  # [7, 5]
-        x = self._letter(tf.gather(channels, codes))
+        letters = tf.gather(channels, codes)
+        x = self._letter(letters)
         if self.config.nucleotide_width > 1:
+            if before is not None:  # position p sees p - half to p - 1 of it
+                half = self.config.nucleotide_width // 2
+                other = tf.pad(tf.gather(channels, before) - letters, [[0, 0], [half, 0], [0, 0]])
+                x += tf.nn.conv1d(other, self._letter.w[:half], stride=1, padding="VALID")[:, :-1]
             x = self._context(gelu(x))
         return x + self._placed(codes, modality, added)
 

@@ -15,7 +15,7 @@ from enformer_core.perceiver import MASKED, Perceiver, PerceiverConfig
 from enformer_core.saved_model import Predictor
 from mlproject.compilation import compiling, filled_up
 from mlproject.data.coverage import CoverageWindows
-from mlproject.data.joint import JointData, hide_letters, mpra_batches, track_batches
+from mlproject.data.joint import JointData, hide_letters, letters_before, mpra_batches, track_batches
 from mlproject.evaluation import pearson_and_spearman
 from mlproject.training import Adam, Batch, make_step
 
@@ -134,8 +134,9 @@ class JointTrainer:
             error = (predicted - batch["mpra/activity"]) / self.model.config.activity_sd
             losses["activity"] = tf.reduce_mean(error**2)
             total, count = self._letter_losses_of(
-                letters,
+                batch["mpra/whole_letters"],
                 batch["mpra/hidden_letters"],
+                batch["mpra/letters_before"],
                 batch["mpra/known_activity"],
                 cell,
                 is_training,
@@ -162,13 +163,14 @@ class JointTrainer:
         self,
         letters: tf.Tensor,
         hidden_letters: tf.Tensor,
+        before: tf.Tensor,
         activity: tf.Tensor,
         cell: tf.Tensor,
         is_training: bool = False,
         key: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Of each sequence, the cross-entropy in nats summed over hidden letters, and their number: `[B]` float32."""
-        logits = self.model.nucleotides(hidden_letters, activity, cell, is_training, key)
+        logits = self.model.nucleotides(hidden_letters, activity, cell, is_training, key, before)
         # an N that is hidden is no letter that could be predicted
         asked = tf.cast((hidden_letters == MASKED) & (letters < 4), tf.float32)
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.minimum(letters, 3), logits)
@@ -227,6 +229,7 @@ class JointTrainer:
     def letter_losses(self, rows: np.ndarray) -> tuple[float, float]:
         """Cross-entropy of hidden letters given activity and cell type, and that of the base composition, in nats.
 
+        Most are the next letter after what was written, as in training (`letters_before`).
         One measurement of each sequence is asked for; which letters are hidden is always the same.
         """
         assert self.data.mpra is not None
@@ -240,6 +243,7 @@ class JointTrainer:
             self._sizes[0] * 2,
             letters.astype(np.int32),
             hidden.astype(np.int32),
+            letters_before(letters, hidden).astype(np.int32),
             mpra.table.activity[rows].astype(np.float32),
             mpra.cell[rows],
         )

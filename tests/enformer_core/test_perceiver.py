@@ -116,10 +116,14 @@ class Reference:
         found = self.linear(self.decode(query, tokens), "to_activity")[0, 0]
         return found * self.config.activity_sd + self.config.activity_mean
 
-    def nucleotides(self, codes, activity, cell):
+    def nucleotides(self, codes, activity, cell, before=None):
         codes = codes[codes != PADDING]
-        tokens = self.letters(codes) + self.placed(len(codes), 0, cell) + self.known(activity)
-        return self.linear(self.decode(tokens, tokens), "to_letters")
+        added = self.placed(len(codes), 0, cell) + self.known(activity)
+        tokens = queries = self.letters(codes) + added
+        if before is not None:  # each query from a sequence of its own
+            written = [np.concatenate([before[:p], codes[p:]]) for p in range(len(codes))]
+            queries = np.stack([self.letters(one)[p] for p, one in enumerate(written)]) + added
+        return self.linear(self.decode(queries, tokens), "to_letters")
 
     def coverage(self, codes, coverage, cell, trunk=None):
         coverage, codes = coverage[codes != PADDING], codes[codes != PADDING]
@@ -156,6 +160,9 @@ def test_every_answer_is_that_of_numpy(width):
     np.testing.assert_allclose(model.activity(codes, cell), expected, **CLOSE)
     expected = [reference.nucleotides(*row) for row in zip(codes, activity, cell, strict=True)]
     check_rows(model.nucleotides(codes, activity, cell), expected)
+    before = np.where(codes == MASKED, 2, codes)
+    expected = [reference.nucleotides(*row) for row in zip(codes, activity, cell, before, strict=True)]
+    check_rows(model.nucleotides(codes, activity, cell, before=before), expected)
     codes, coverage, cell = window()
     expected = [reference.coverage(*row) for row in zip(codes, coverage, cell, strict=True)]
     check_rows(model.coverage(codes, coverage, cell), expected)
@@ -253,6 +260,18 @@ def test_masked_letters_change_nothing_and_the_others_do():
     assert np.abs(answers[0] - answers[2])[masked].max() > 1e-3
     unknown = np.where(masked, UNKNOWN, codes)  # asked for is not the same as not known
     assert np.abs(answers[0] - model.nucleotides(unknown, activity, cell)).max() > 1e-3
+
+
+def test_a_letter_sees_what_is_written_before_it_and_nothing_else_of_what_is_hidden():
+    model, (codes, activity, cell) = toy(nucleotide_width=5, mpra_len=12), mpra(length=12)
+    codes[:, 4:] = np.where(codes[:, 4:] == PADDING, PADDING, MASKED)
+    written = np.where(codes == MASKED, 2, codes)
+    found = model.nucleotides(codes, activity, cell, before=written)
+    np.testing.assert_allclose(found[:, 4], model.nucleotides(codes, activity, cell)[:, 4], **CLOSE)
+    other = written.copy()
+    other[:, 7] = 3
+    changed = np.abs(found - model.nucleotides(codes, activity, cell, before=other)).max((0, 2)) > 1e-3
+    assert np.flatnonzero(changed).tolist() == [8, 9]
 
 
 # --- variables ----------------------------------------------------------------------------------------------------

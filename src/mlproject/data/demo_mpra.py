@@ -7,8 +7,10 @@ that chance ones count too. Both measurements of a cell type have the same weigh
                counted in blocks of 16 bp with Poisson noise
     activity   of a sequence = log2(1 + GAIN * sum over its occurrences of weight), + noise of each replicate
 
-So a model that learnt from coverage what a cell type responds to knows its activity as well. Real files are written
-(FASTA, bigWigs, targets.txt, a table of activity) and are read like anyone's; `grammar.json` keeps the truth.
+MPRA sequences are made as in libraries of synthetic elements: all of one length, with motifs on a grid of slots, in
+letters drawn at random. In the genome motifs are anywhere. So a model that learnt from coverage what a cell type
+responds to knows its activity as well. Real files are written (FASTA, bigWigs, targets.txt, a table of activity) and
+are read like anyone's; `grammar.json` keeps the truth.
 """
 
 import hashlib
@@ -53,8 +55,8 @@ READS = 1.0  # counts behind one unit of coverage in a block: more is less noise
 SEQUENCES = 1_200
 COPIED = 0.1  # of the sequences are copies of another, with changes
 CHANGES = 3  # bases of a copy
-LENGTH_BP = (100, 150)
-MOST_MOTIFS = 6  # planted in a sequence, of any number from 0 equally often
+LENGTH_BP = 150
+SLOTS, SLOT_BP = 9, 16  # the grid; 0 to all slots have a motif, any number equally often
 GAIN = 1.0
 CEILING = 0.95  # correlation of the mean of two replicates with the truth, over sequences and cell types
 MISSING = 0.01  # of the values: one replicate has none
@@ -252,19 +254,11 @@ def _write_mpra(path: Path, grammar: JointGrammar, rng: np.random.Generator) -> 
 
 
 def _sequence(grammar: JointGrammar, rng: np.random.Generator) -> np.ndarray:
-    """Base codes of one sequence, `[L]` uint8, with motifs on either strand that do not overlap."""
-    low, high = LENGTH_BP
-    length = int(rng.integers(low, high + 1))
+    """Base codes of one sequence, `[LENGTH_BP]` uint8, with motifs on either strand in the middle of some slots."""
     gc = (demo.ACTIVE_GC + demo.INACTIVE_GC) / 2
-    bases = rng.choice(4, length, p=[(1 - gc) / 2, gc / 2, gc / 2, (1 - gc) / 2]).astype(np.uint8)
-    drawn = rng.integers(len(grammar.motifs), size=int(rng.integers(MOST_MOTIFS + 1)))
-    motifs = [dna.codes(grammar.motifs[n]) for n in drawn]
-    room = length - sum(map(len, motifs))
-    at = 0
-    for gap, motif in zip(
-        np.diff(np.sort(rng.integers(0, room + 1, len(motifs))), prepend=0), motifs, strict=True
-    ):
-        at += int(gap)
+    bases = rng.choice(4, LENGTH_BP, p=[(1 - gc) / 2, gc / 2, gc / 2, (1 - gc) / 2]).astype(np.uint8)
+    for slot in rng.permutation(SLOTS)[: rng.integers(SLOTS + 1)]:
+        motif = dna.codes(grammar.motifs[rng.integers(len(grammar.motifs))])
+        at = (LENGTH_BP - SLOTS * SLOT_BP) // 2 + slot * SLOT_BP + (SLOT_BP - len(motif)) // 2
         bases[at : at + len(motif)] = motif if rng.random() < 0.5 else 3 - motif[::-1]
-        at += len(motif)
     return bases

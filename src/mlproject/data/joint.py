@@ -20,6 +20,7 @@ from mlproject.errors import InputError
 
 _COMPLEMENT = np.array([3, 2, 1, 0, 4, 5, 6], np.uint8)
 _UNCONDITIONED = 0.1  # share of letters predicted without the activity: what guidance compares with
+_WRITTEN = 0.9  # share of sequences that are hidden from a place on
 _HELD_OUT_SEED = 0  # of windows that are held out: the same for every training
 
 
@@ -140,25 +141,30 @@ def mpra_batches(
         examples: what the rows are of.
         rows: measurements to train on.
         batch_size: measurements of a batch.
-        augment: show each sequence on a strand drawn at random, at a place drawn at random in the padded length.
+        augment: show each sequence on a strand drawn at random, and where its activity is asked for, at a place drawn
+            at random in the padded length.
         seed: of order, strands, places and masks.
         start: steps to leave out.
 
     Yields:
-        `letters` and `hidden_letters` `[B, L]` int32 (the same with some `MASKED`), `cell` `[B]` int32, `activity`
-        `[B]` float32, `known_activity` (the same with some NaN), and `sequence` `[B]` int64, which sequence it is.
+        `letters` `[B, L]` int32; `whole_letters`, the same sequences from the left, as they are written,
+        `hidden_letters` (these with some `MASKED`) and `letters_before` (as the function says); `cell` `[B]` int32,
+        `activity` `[B]` float32, `known_activity` (the same with some NaN), and `sequence` `[B]` int64, which it is.
     """
     for step, batch in enumerate(shuffled_batches(rows, batch_size, seed=seed, start=start), start):
         rng = np.random.default_rng([seed, step, 0])
         number = examples.table.sequence[batch]
-        letters = examples.codes[number]
+        letters = whole = examples.codes[number]
         if augment:
-            letters = placed(letters, rng)
+            letters, whole = placed(letters, rng), turned(letters, rng)
+        hidden = hide_letters(whole, rng)
         activity = examples.table.activity[batch].astype(np.float32)
         unknown = rng.random(len(batch)) < _UNCONDITIONED
         yield {
             "letters": letters.astype(np.int32),
-            "hidden_letters": hide_letters(letters, rng).astype(np.int32),
+            "whole_letters": whole.astype(np.int32),
+            "hidden_letters": hidden.astype(np.int32),
+            "letters_before": letters_before(whole, hidden).astype(np.int32),
             "cell": examples.cell[batch],
             "activity": activity,
             "known_activity": np.where(unknown, np.float32(np.nan), activity),
@@ -220,8 +226,27 @@ def placed(letters: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.where(inside, np.where(flipped[:, None], _COMPLEMENT[found], found), PADDING).astype(np.uint8)
 
 
+def turned(letters: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Sequences `[B, L]` on a strand drawn at random, from the left as they are written: `[B, L]` uint8."""
+    length = (letters != PADDING).sum(1, keepdims=True)
+    at = np.arange(letters.shape[1])
+    reverse = np.take_along_axis(letters, np.where(at < length, length - 1 - at, at), 1)
+    return np.where(rng.random((len(letters), 1)) < 0.5, _COMPLEMENT[reverse], letters)
+
+
+def letters_before(letters: np.ndarray, hidden: np.ndarray) -> np.ndarray:
+    """The letters that are there when each hidden one is written: `[B, L]` uint8.
+
+    In rows that hide all from a place on these are the true `letters`, so that every hidden letter is an example of the
+    next one and not the first alone; in other rows those that are not `hidden`.
+    """
+    masked = hidden == MASKED
+    written = (masked | (letters == PADDING) | (np.cumsum(masked, 1) == 0)).all(1, keepdims=True)
+    return np.where(written, letters, hidden)
+
+
 def hide_letters(letters: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Letters `[B, L]` with some `MASKED`: of half the rows all from a place on, which is how sequences are written.
+    """Letters `[B, L]` with some `MASKED`: of `_WRITTEN` of the rows all from a place on, as sequences are written.
 
     Of the others a share of places, drawn from 0 to 1. One letter at least is hidden in each row.
     """
@@ -233,7 +258,7 @@ def hide_letters(letters: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     scattered = rng.random(letters.shape) < share
     scattered |= rank == cut
     from_a_place = rank >= cut
-    hidden = np.where(rng.random((len(letters), 1)) < 0.5, from_a_place, scattered) & there
+    hidden = np.where(rng.random((len(letters), 1)) < _WRITTEN, from_a_place, scattered) & there
     return np.where(hidden, MASKED, letters).astype(np.uint8)
 
 

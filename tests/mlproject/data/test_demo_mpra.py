@@ -99,7 +99,7 @@ def test_the_table_is_the_grammar_with_noise(grammar, table):
     assert list(table) == ["name", "sequence", "cell_type", "activity_rep1", "activity_rep2"]
     assert len(table) == 1_200 * 8 and not table.duplicated(["name", "cell_type"]).any()
     lengths = table["sequence"].str.len()
-    assert lengths.min() == 100 and lengths.max() == 150
+    assert (lengths == 150).all()
     assert set("".join(table["sequence"].unique())) == set("ACGT")
     missing = table[["activity_rep1", "activity_rep2"]].isna()
     assert 40 < missing.to_numpy().sum() < 200 and not missing.all(axis=1).any()
@@ -113,6 +113,24 @@ def test_the_table_is_the_grammar_with_noise(grammar, table):
     replicates = table[["activity_rep1", "activity_rep2"]].dropna().corr().iloc[0, 1]
     # Spearman and Brown: what the mean of two such replicates shares with the truth
     assert abs(np.sqrt(2 * replicates / (1 + replicates)) - demo_mpra.CEILING) < 0.01
+
+
+def test_motifs_are_in_the_middle_of_slots_and_as_often_none_as_all(grammar, table):
+    originals = table[~table["name"].str.endswith("_copy")]["sequence"].unique()
+    filled, middles = [], []
+    for letters in originals:
+        # Twice the middle, because that of a motif of even length is between two letters.
+        found = {2 * at + len(motif) for motif in grammar.motifs for at in searched(letters, motif)}
+        slots = {(middle - 6) // 32 for middle in found if (middle - 6) % 32 in (15, 16)}
+        filled.append(len(slots))
+        middles += found
+    shares = np.bincount(filled, minlength=10) / len(originals)
+    assert len(shares) == 10 and shares.min() > 0.06 and shares.max() < 0.14
+    inside = (np.array(middles) - 6) % 32
+    assert np.isin(inside, (15, 16)).mean() > 0.95  # the others are there by chance
+    strands = [sum(letters.count(motif) for letters in originals) for motif in grammar.motifs]
+    counts = motif_counts(originals, grammar).sum(axis=0)
+    np.testing.assert_allclose(np.array(strands) / counts, 0.5, atol=0.08)
 
 
 def test_a_tenth_of_the_sequences_are_near_duplicates(table):
