@@ -125,6 +125,7 @@ def configuration(
         return PerceiverConfig(
             data.cell_types,
             **sizes,
+            trunk_channels=given.get("trunk_channels", 0),
             dropout=training.values["dropout"],
             activity_mean=mean,
             activity_sd=sd,

@@ -14,9 +14,11 @@ import pandas as pd
 from enformer_core.perceiver import PerceiverConfig
 from mlproject import joint_evaluation, joint_grid, joint_models, reporting
 from mlproject.data import demo_mpra
+from mlproject.data.coverage import CoverageWindows
 from mlproject.data.joint import JointData
 from mlproject.joint_grid import Training
 from mlproject.joint_training import Examples, JointTrainer, Weights
+from mlproject.joint_trunk import JointTrunk
 from mlproject.resuming import StepCheckpoints, fit_keeping_best
 from mlproject.studies import Outcomes, train_each
 from mlproject.tracking.registry import fetch_checkpoint
@@ -44,10 +46,13 @@ class JointStudy:
         run: of the command.
         data: what is trained on.
         study: its hash.
+        trunk: what sequences enter as, in place of letters.
     """
 
-    def __init__(self, options: Any, run: "Run", data: JointData, study: str):
-        self.options, self.run, self.data, self.study = options, run, data, study
+    def __init__(
+        self, options: Any, run: "Run", data: JointData, study: str, trunk: JointTrunk | None = None
+    ):
+        self.options, self.run, self.data, self.study, self.trunk = options, run, data, study, trunk
         # seeds of one configuration follow each other
         self.trainer = functools.lru_cache(maxsize=2)(self._trainer)
         self._baselines: dict[tuple, dict[str, np.ndarray]] = {}
@@ -76,9 +81,7 @@ class JointStudy:
     def _params(self, training: Training) -> dict[str, Any]:
         """Parameters of a child: columns in which the runs of studies differ."""
         shared = ("mpra", "tracks", "preset", "epochs", "steps_per_epoch", "batch_size", "track_batch_size")
-        config = joint_grid.configuration(
-            training, self.data, self.options.preset, dataclasses.asdict(self.options)
-        )
+        config = self._config(training)
         sizes = {name: getattr(config, name) for name in joint_grid.SIZES}
         own = {name: value for name, value in training.values.items() if name != "seeds"}
         options = {name: getattr(self.options, name) for name in shared}
@@ -93,10 +96,20 @@ class JointStudy:
             mpra_batch_size=options.batch_size,
             track_batch_size=options.track_batch_size,
             weights=Weights(options.activity_weight, options.nucleotide_weight, options.coverage_weight),
-            augment=options.augment,
+            augment=options.augment and self.trunk is None,
             clip_norm=options.clip_norm,
             weight_decay=options.weight_decay,
+            trunk=self.trunk,
         )
+
+    def _config(self, training: Training, **units: float) -> PerceiverConfig:
+        channels = self.trunk.channels if self.trunk is not None else 0
+        given = {**dataclasses.asdict(self.options), "trunk_channels": channels}
+        return joint_grid.configuration(training, self.data, self.options.preset, given, **units)
+
+    def _test_windows(self) -> CoverageWindows:
+        assert self.data.tracks is not None
+        return self.data.tracks.held_out("test", self.options.num_track_valid_samples)
 
     def _train(self, child: "Run", training: Training, folder: Path, label: str) -> None:
         """Trains, or goes on with it, and keeps what came of it."""
@@ -120,8 +133,10 @@ class JointStudy:
                 data.tracks.held_out("valid", options.num_track_valid_samples),
             )
         examples = Examples(*rows, *windows)
-        given = dataclasses.asdict(options)
-        config = joint_grid.configuration(training, data, options.preset, given, mean=mean, sd=sd)
+        if self.trunk is not None and self.trunk.tracks is not None and windows[0] is not None:
+            for part in (*windows, self._test_windows()):
+                self.trunk.tracks.fill(part.codes)
+        config = self._config(training, mean=mean, sd=sd)
         trainer = self.trainer(config, training.modalities)
         saved = StepCheckpoints(
             folder, trainer.model.variables, trainer.optimizer, options.checkpoint_seconds
@@ -191,8 +206,7 @@ class JointStudy:
             }
         if examples.valid_windows is not None:
             assert self.data.tracks is not None
-            windows = self.data.tracks.held_out("test", self.options.num_track_valid_samples)
-            loss, of_cells = trainer.measure_coverage(windows)
+            loss, of_cells = trainer.measure_coverage(self._test_windows())
             numbers |= joint_evaluation.coverage_numbers(loss, of_cells, self.data.tracks.cells, hidden)
         return numbers
 
@@ -200,6 +214,8 @@ class JointStudy:
         with tempfile.TemporaryDirectory() as temporary:
             trainer.save(Path(temporary))
             child.keep(Path(temporary, "checkpoint"))
+            if self.trunk is not None:
+                return
             child.log_model(
                 Path(temporary, "saved_model"),
                 name="model",
@@ -210,6 +226,9 @@ class JointStudy:
     def keep_pair(self, trainings: Sequence[Training], done: dict[str, Trained]) -> None:
         """Keeps the models that `generate` works with; where there is one seed alone, a judge is trained first."""
         results = results_table(trainings, done)
+        if self.trunk is not None:
+            print("generate takes models that read letters: none is kept for it with --weights", flush=True)
+            return
         if results.empty or (group := joint_models.best_setting(results)) is None:
             return
         names = list(results[results["group"] == group]["name"])

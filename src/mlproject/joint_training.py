@@ -3,7 +3,7 @@
 Shapes: B batch, L letters or positions.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from mlproject.compilation import compiling, filled_up
 from mlproject.data.coverage import CoverageWindows
 from mlproject.data.joint import JointData, hide_letters, letters_before, mpra_batches, track_batches
 from mlproject.evaluation import pearson_and_spearman
+from mlproject.joint_trunk import JointTrunk
 from mlproject.training import Adam, Batch, make_step
 
 MODALITIES = ("tracks", "mpra", "both")
@@ -51,6 +52,7 @@ class JointTrainer:
         weights: of the losses.
         augment: strands and places drawn at random in training.
         clip_norm, weight_decay: as `make_step` and `Adam` take them.
+        trunk: what sequences enter as, in place of letters.
     """
 
     def __init__(
@@ -65,7 +67,9 @@ class JointTrainer:
         augment: bool,
         clip_norm: float,
         weight_decay: float,
+        trunk: JointTrunk | None = None,
     ):
+        self.trunk = trunk or JointTrunk(None, None)
         self.model = Perceiver(config)
         self.data = data
         self.uses_mpra, self.uses_tracks = modalities != "tracks", modalities != "mpra"
@@ -75,7 +79,7 @@ class JointTrainer:
         self.optimizer = Adam(self.model.trainable_variables, weight_decay=weight_decay)
         self._step = make_step(self._loss, self.optimizer, clip_norm)
         compiled = {"jit_compile": True, "autograph": False}
-        self._activity = tf.function(self.model.activity, **compiled)
+        self._activity = tf.function(self._activity_of, **compiled)
         self._letter_losses = tf.function(self._letter_losses_of, **compiled)
         self._coverage = tf.function(self._coverage_of, **compiled)
         self._compiled: set = set()
@@ -113,10 +117,14 @@ class JointTrainer:
             for modality, stream in streams.items():
                 batch |= {
                     f"{modality}/{name}": tf.constant(value)
-                    for name, value in next(stream).items()
+                    for name, value in self._with_trunk(modality, next(stream)).items()
                     if name not in ("sequence", "window")  # which they are is not for the model
                 }
             yield batch
+
+    def _with_trunk(self, modality: str, batch: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        tokens = self.trunk.mpra if modality == "mpra" else self.trunk.tracks
+        return batch if tokens is None else {**batch, "trunk": tokens.read(batch["letters"])}
 
     def step(self, batch: Batch, learning_rate: float, key: np.ndarray) -> dict[str, tf.Tensor]:
         """One training step: `loss`, `gradient_norm` and `loss/...` of each part."""
@@ -130,7 +138,7 @@ class JointTrainer:
         losses: dict[str, tf.Tensor] = {}
         if self.uses_mpra:
             letters, cell = batch["mpra/letters"], batch["mpra/cell"]
-            predicted = self.model.activity(letters, cell, is_training, key)
+            predicted = self.model.activity(letters, cell, is_training, key, batch.get("mpra/trunk"))
             error = (predicted - batch["mpra/activity"]) / self.model.config.activity_sd
             losses["activity"] = tf.reduce_mean(error**2)
             total, count = self._letter_losses_of(
@@ -151,6 +159,7 @@ class JointTrainer:
                 batch["tracks/cell"],
                 is_training,
                 key + tf.constant([2, 0]),
+                batch.get("tracks/trunk"),
             )
             loss = tf.nn.sparse_softmax_cross_entropy_with_logits(self.model.coverage_bins(truth), logits)
             hidden = tf.cast(tf.math.is_nan(visible), tf.float32)
@@ -176,11 +185,15 @@ class JointTrainer:
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(tf.minimum(letters, 3), logits)
         return tf.reduce_sum(loss * asked, 1), tf.reduce_sum(asked, 1)
 
+    def _activity_of(self, letters: tf.Tensor, cell: tf.Tensor, trunk: tf.Tensor | None = None) -> tf.Tensor:
+        return self.model.activity(letters, cell, trunk=trunk)
+
     def _coverage_of(
-        self, letters: tf.Tensor, truth: tf.Tensor, cell: tf.Tensor
+        self, letters: tf.Tensor, truth: tf.Tensor, cell: tf.Tensor, trunk: tf.Tensor | None = None
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Log coverage expected from the sequence alone, `[B, L]`, and its mean cross-entropy, `[B]`."""
-        logits = self.model.coverage(letters, tf.fill(tf.shape(truth), np.float32(np.nan)), cell)
+        hidden = tf.fill(tf.shape(truth), np.float32(np.nan))
+        logits = self.model.coverage(letters, hidden, cell, trunk=trunk)
         loss = tf.nn.sparse_softmax_cross_entropy_with_logits(self.model.coverage_bins(truth), logits)
         return self.model.expected_coverage(logits), tf.reduce_mean(loss, 1)
 
@@ -190,9 +203,10 @@ class JointTrainer:
         """The activity of measurements, in the units of the table: `[r]` float64. The measured values are not read."""
         assert self.data.mpra is not None
         letters = self.data.mpra.codes[self.data.mpra.table.sequence[rows]]
-        return self._in_batches(
-            self._activity, self._sizes[0] * 4, letters.astype(np.int32), self.data.mpra.cell[rows]
-        )
+        arrays = [letters.astype(np.int32), self.data.mpra.cell[rows]]
+        if self.trunk.mpra is not None:
+            arrays.append(self.trunk.mpra.read(letters))
+        return self._in_batches(self._activity, self._sizes[0] * 4, *arrays)
 
     def measure(self, examples: Examples) -> dict[str, float]:
         """Validation numbers: losses, their weighted sum `validation/loss`, and r of activity and coverage."""
@@ -255,10 +269,13 @@ class JointTrainer:
         assert self.data.tracks is not None
         losses, of_cells = [], []
         letters = windows.codes.astype(np.int32)
+        of_trunk = [] if self.trunk.tracks is None else [self.trunk.tracks.read(windows.codes)]
         for column, cell in enumerate(self.data.tracks.cells):
             truth = windows.log_coverage[:, column].astype(np.float32)
             cells = np.full(len(letters), cell, np.int32)
-            predicted, loss = self._in_batches(self._coverage, self._sizes[1] * 2, letters, truth, cells)
+            predicted, loss = self._in_batches(
+                self._coverage, self._sizes[1] * 2, letters, truth, cells, *of_trunk
+            )
             losses.append(loss.mean())
             of_cells.append(pearson_and_spearman(truth.ravel(), predicted.ravel()))
         return float(np.mean(losses)), of_cells
@@ -278,9 +295,13 @@ class JointTrainer:
         return joined if len(joined) > 1 else joined[0]
 
     def save(self, folder: Path) -> None:
-        """Writes `FOLDER/checkpoint` and `FOLDER/saved_model` (`[B, mpra_len, 4]` to `[B, cell types]`)."""
+        """Writes `FOLDER/checkpoint` and `FOLDER/saved_model` (`[B, mpra_len, 4]` to `[B, cell types]`).
+
+        A model that reads trunk embeddings has no SavedModel: letters alone say nothing to it.
+        """
         checkpoints.save(folder / "checkpoint", self.model)
-        Predictor(self.model).save(folder / "saved_model")
+        if not self.model.config.trunk_channels:
+            Predictor(self.model).save(folder / "saved_model")
 
 
 def mean_numbers(name: str, of_cells: Sequence[tuple[float, float]]) -> dict[str, float]:

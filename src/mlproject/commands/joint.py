@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tensorflow as tf
 
-from mlproject import __version__, joint_evaluation, joint_grid, reporting
+from mlproject import __version__, joint_evaluation, joint_grid, reporting, weights
 from mlproject.data import demo_mpra
 from mlproject.data.coverage import CoverageSource, open_coverage
 from mlproject.data.joint import JointData, join
@@ -18,6 +18,7 @@ from mlproject.errors import InputError
 from mlproject.joint_grid import Training
 from mlproject.joint_study import JointStudy, Trained, results_table
 from mlproject.joint_training import MODALITIES
+from mlproject.joint_trunk import JointTrunk, load_trunk
 from mlproject.options import nearest
 from mlproject.resuming import fingerprint, only_one
 from mlproject.studies import Outcomes
@@ -76,6 +77,12 @@ class Options:
     """Chromosomes to validate coverage on."""
     track_test: tuple[str, ...] = ()
     """Chromosomes that are held out."""
+    weights: str = ""
+    """Enformer whose trunk embeddings stand in for letters, as in finetune; random: untrained. Empty: letters."""
+    weights_dir: str = ""
+    """Where the published weights are, in place of the variable ENFORMERBASELINE."""
+    download: bool = False
+    """Whether published weights that are not there may be fetched from their bucket."""
     preset: Literal["published", "tiny"] = "tiny"
     """Sizes that are 0 below: published, or tiny, which trains in minutes on a laptop."""
     seq_len: int = 0
@@ -142,7 +149,7 @@ class Options:
 _NOT_OF_THE_STUDY = (
     *joint_grid.SWEPT,
     *("mpra", "mpra_fasta", "tracks", "fasta", "track_names"),
-    *("work_dir", "experiment", "checkpoint_seconds"),
+    *("weights", "weights_dir", "download", "work_dir", "experiment", "checkpoint_seconds"),
 )
 _DEMO_HOLDOUT = "demo_A"
 _SPLIT_SEED = 0  # which sequences are held out: the same in every study
@@ -177,6 +184,8 @@ def check(options: Options) -> None:
             for value in found if isinstance(found, tuple) else (found,):
                 if not value >= least:
                     raise InputError(f"--{name}: found {value}; it must be {least} or more")
+    if options.weights or options.weights_dir or options.download:
+        weights.check(options.weights, options.weights_dir, options.download)
     _grid(options, open_data(options))
 
 
@@ -190,11 +199,21 @@ def run(options: Options, run: "Run") -> int:
     tf.config.experimental.enable_op_determinism()
     data = open_data(options, say=True)
     trainings = _grid(options, data)
-    study = _study(options, data)
+    trunk = None
+    if options.weights:
+        trunk = load_trunk(
+            options.weights,
+            weights_dir=options.weights_dir,
+            download=options.download,
+            work_dir=options.work_dir,
+            data=data,
+            seq_len=joint_grid.size(options.preset, "seq_len", options.seq_len),
+        )
+    study = _study(options, data, trunk)
     run.rename(f"joint {study[:8]}")
     with only_one(options.work_dir / "joint" / f"{study}.lock"):
         run.take_over({"grid": study})
-        trainer = JointStudy(options, run, data, study)
+        trainer = JointStudy(options, run, data, study, trunk)
         outcomes = trainer.train(trainings)
         trainer.keep_pair(trainings, outcomes.done)
     _report(run, data, trainings, study, outcomes)
@@ -278,12 +297,13 @@ def _open_tracks(options: Options, demo: Path | None) -> CoverageSource:
     )
 
 
-def _study(options: Options, data: JointData) -> str:
+def _study(options: Options, data: JointData, trunk: JointTrunk | None) -> str:
     """A hash of all that numbers depend on beside what is swept: the same command finds its own runs again by it."""
     chosen = {
         name: value for name, value in dataclasses.asdict(options).items() if name not in _NOT_OF_THE_STUDY
     }
-    return fingerprint({**chosen, "data": data.digest, "version": __version__})
+    digest = trunk.digest if trunk is not None else ""
+    return fingerprint({**chosen, "data": data.digest, "trunk": digest, "version": __version__})
 
 
 def _grid(options: Options, data: JointData) -> list[Training]:
