@@ -150,7 +150,10 @@ def composition_figure(groups: pd.DataFrame, positions: Mapping[str, pd.DataFram
                 linewidth=1.2,
                 label=f"{letter}, {name}",
             )
-    lines.set(xlabel="position in the sequence, bp from its start", title="along the sequence")
+    lines.set(
+        xlabel="position in the sequence, bp from its start (middles of windows)", ylabel="share of letters"
+    )
+    lines.set_title("along the sequence")
     lines.set_ylim(bottom=0)
     lines.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=4)
     figure.suptitle(as_written(title))
