@@ -187,7 +187,8 @@ class Perceiver(snt.Module):
 
         `trunk`, `[B, bins, trunk_channels]`, is for a configuration that takes those in place of letters.
         """
-        self._check("mpra_len", codes, trunk)
+        self._check("mpra_len", codes)
+        self._check_trunk(trunk)
         cells = self._cells(cell)
         hidden = self._activity[-1]
         latents = self._latents_of(
@@ -218,7 +219,7 @@ class Perceiver(snt.Module):
         Returns:
             `[B, L, 4]` float32; only those of masked positions mean something.
         """
-        self._check("mpra_len", codes, None)
+        self._check("mpra_len", codes)
         cells = self._cells(cell) + self._activities(activity)
         tokens = self._letters(codes, None, _MPRA, cells)
         latents = self._latents_of(tokens, codes == PADDING, is_training, key)
@@ -243,7 +244,8 @@ class Perceiver(snt.Module):
         Returns:
             `[B, L, num_bins]` float32; `expected_coverage` makes numbers of them.
         """
-        self._check("seq_len", codes, trunk)
+        self._check("seq_len", codes)
+        self._check_trunk(trunk)
         cells = self._cells(cell)
         bins = tf.where(tf.math.is_nan(log_coverage), self.config.num_bins, self.coverage_bins(log_coverage))
         visible = _look_up(self._coverage, bins)  # [B, L, M]
@@ -272,22 +274,31 @@ class Perceiver(snt.Module):
 
     # -- inside
 
-    def _check(self, limit: str, codes: tf.Tensor, trunk: tf.Tensor | None) -> None:
+    def _check_trunk(self, trunk: tf.Tensor | None) -> None:
+        """Refuses letters alone where embeddings stand in for them, and embeddings that do not fit."""
+        expected = self.config.trunk_channels
+        if trunk is None:
+            if expected:
+                raise ValueError(
+                    f"this model reads trunk embeddings of {expected} channels, and letters alone are given"
+                )
+            return
+        _, bins, channels = trunk.shape
+        if channels != expected:
+            raise ValueError(
+                f"trunk embeddings of {channels} channels; this model takes {expected or 'none'}"
+            )
+        if bins is None or bins > self._position.shape[0]:
+            raise ValueError(
+                f"trunk embeddings of {bins or 'unknown'} bins; this model takes {self._position.shape[0]} at most"
+            )
+
+    def _check(self, limit: str, codes: tf.Tensor) -> None:
         length, most = codes.shape[1], getattr(self.config, limit)
         if length is None or length > most:
             raise ValueError(
                 f"sequences of {length or 'unknown'} bp; this model takes {most} at most ({limit})"
             )
-        if trunk is not None:
-            (_, bins, channels), expected = trunk.shape, self.config.trunk_channels
-            if not expected or channels != expected:
-                raise ValueError(
-                    f"trunk embeddings of {channels} channels; this model takes {expected or 'none'}"
-                )
-            if bins is None or bins > self._position.shape[0]:
-                raise ValueError(
-                    f"trunk embeddings of {bins or 'unknown'} bins; this model takes {self._position.shape[0]} at most"
-                )
 
     def _cells(self, cell: tf.Tensor) -> tf.Tensor:
         return _look_up(self._cell, cell)  # [B, M]

@@ -59,6 +59,8 @@ class Options:
     """Columns of the number of replicates. Without them mpra_spread is the standard error."""
     mpra_label: str = "label"
     """Column of the name."""
+    mpra_chromosome: str = ""
+    """Column of the chromosome. Empty: it is read from names such as chr8-100-200."""
     mpra_cell_type: str = ""
     """Cell type of a table without a column cell_type."""
     mpra_log2: float | None = None
@@ -113,7 +115,7 @@ class Options:
     """Share of what each attention and feed-forward block adds that is dropped in training."""
     activity_weight: float = 1.0
     """Weight of the squared error of standardised activity in the loss."""
-    nucleotide_weight: float = 1.0
+    nucleotide_weight: float = 3.0
     """Weight of the cross-entropy of hidden letters, which is what `generate` writes by."""
     coverage_weight: float = 1.0
     """Weight of the cross-entropy of hidden coverage."""
@@ -215,7 +217,7 @@ def run(options: Options, run: "Run") -> int:
         run.take_over({"grid": study})
         trainer = JointStudy(options, run, data, study, trunk)
         outcomes = trainer.train(trainings)
-        trainer.keep_pair(trainings, outcomes.done)
+        outcomes.failed.update(trainer.keep_pair(trainings, outcomes.done))
     _report(run, data, trainings, study, outcomes)
     run.summarize({"seconds/total": time.perf_counter() - began})
     return 1 if outcomes.failed else 0
@@ -243,6 +245,7 @@ def open_data(options: Options, say: bool = False) -> JointData:
             spread=options.mpra_spread,
             replicate_count=options.mpra_replicate_count,
             label=options.mpra_label,
+            chromosome=options.mpra_chromosome,
         )
         path: Path | str = options.mpra
         if demo is not None and options.mpra == "demo":
@@ -324,7 +327,22 @@ def _grid(options: Options, data: JointData) -> list[Training]:
         joint_grid.configuration(training, data, options.preset, dataclasses.asdict(options))
         if training.modalities != "tracks":
             joint_grid.labels(training, data)
+        if training.modalities != "mpra":
+            _check_room(training, data, options.num_track_valid_samples)
     return trainings
+
+
+def _check_room(training: Training, data: JointData, held_out: int) -> None:
+    assert data.tracks is not None
+    for subset, name, count in (
+        ("train", "num_track_train_samples", training.values["num_track_train_samples"]),
+        ("valid", "num_track_valid_samples", held_out),
+        ("test", "num_track_valid_samples", held_out),
+    ):
+        try:
+            data.tracks.source.check_room(subset, count, data.tracks.length)
+        except InputError as error:
+            raise InputError(f"--seq_len {data.tracks.length}, --{name} {count}: {error}") from None
 
 
 # --- what comes out -----------------------------------------------------------------------------------------------

@@ -7,10 +7,10 @@ that chance ones count too. Both measurements of a cell type have the same weigh
                counted in blocks of 16 bp with Poisson noise
     activity   of a sequence = log2(1 + GAIN * sum over its occurrences of weight), + noise of each replicate
 
-MPRA sequences are made as in libraries of synthetic elements: all of one length, with motifs on a grid of slots, in
-letters drawn at random. In the genome motifs are anywhere. So a model that learnt from coverage what a cell type
-responds to knows its activity as well. Real files are written (FASTA, bigWigs, targets.txt, a table of activity) and
-are read like anyone's; `grammar.json` keeps the truth.
+MPRA sequences are made as in libraries of synthetic elements: all of one length, with motifs of a few kinds on a grid
+of slots, in letters drawn at random. In the genome motifs are anywhere. So a model that learnt from coverage what a
+cell type responds to knows its activity as well. Real files are written (FASTA, bigWigs, targets.txt, a table of
+activity) and are read like anyone's; `grammar.json` keeps the truth.
 """
 
 import hashlib
@@ -57,6 +57,7 @@ COPIED = 0.1  # of the sequences are copies of another, with changes
 CHANGES = 3  # bases of a copy
 LENGTH_BP = 150
 SLOTS, SLOT_BP = 9, 16  # the grid; 0 to all slots have a motif, any number equally often
+KINDS = 3  # most different motifs of a sequence: with all of them in each, cell types would respond alike
 GAIN = 1.0
 CEILING = 0.95  # correlation of the mean of two replicates with the truth, over sequences and cell types
 MISSING = 0.01  # of the values: one replicate has none
@@ -257,8 +258,9 @@ def _sequence(grammar: JointGrammar, rng: np.random.Generator) -> np.ndarray:
     """Base codes of one sequence, `[LENGTH_BP]` uint8, with motifs on either strand in the middle of some slots."""
     gc = (demo.ACTIVE_GC + demo.INACTIVE_GC) / 2
     bases = rng.choice(4, LENGTH_BP, p=[(1 - gc) / 2, gc / 2, gc / 2, (1 - gc) / 2]).astype(np.uint8)
+    kinds = rng.permutation(len(grammar.motifs))[: rng.integers(1, KINDS + 1)]
     for slot in rng.permutation(SLOTS)[: rng.integers(SLOTS + 1)]:
-        motif = dna.codes(grammar.motifs[rng.integers(len(grammar.motifs))])
+        motif = dna.codes(grammar.motifs[rng.choice(kinds)])
         at = (LENGTH_BP - SLOTS * SLOT_BP) // 2 + slot * SLOT_BP + (SLOT_BP - len(motif)) // 2
         bases[at : at + len(motif)] = motif if rng.random() < 0.5 else 3 - motif[::-1]
     return bases
