@@ -92,7 +92,8 @@ def combinations(lists: Mapping[str, Sequence[Any]]) -> list[Training]:
         values = dict(zip(SWEPT, combination, strict=True))
         setting = " ".join(f"{name}={values[name]}" for name in changed)
         words = [values["modalities"], *(f"{name}={values[name]}" for name in changed), str(values["seeds"])]
-        trainings.append(Training(re.sub(r"[^A-Za-z0-9_.=-]+", "_", "-".join(words)), setting, values))
+        name = re.sub(r"[^A-Za-z0-9_.=-]", lambda found: f"%{ord(found[0]):02x}", "-".join(words))
+        trainings.append(Training(name, setting, values))
     return trainings
 
 
@@ -148,8 +149,9 @@ def labels(training: Training, data: JointData) -> tuple[np.ndarray, np.ndarray]
     for subset, rows in (("training", train), ("validation", valid)):
         if len(rows) < 2:
             raise InputError(
-                f"--holdout_cell_type {training.values['holdout_cell_type']}: leaves {len(rows)} measurements for "
-                f"{subset}; hide another cell type"
+                f"--mpra: found {len(rows)} measurements for {subset} with --holdout_cell_type "
+                f"{training.values['holdout_cell_type']} and --num_mpra_train_samples "
+                f"{training.values['num_mpra_train_samples']}; at least 2 are needed"
             )
     if not np.ptp(data.mpra.table.activity[train]) > 0:
         raise InputError("--mpra_activity: all activities to train on are equal; name another column")
@@ -162,8 +164,12 @@ def check_hidden(name: str, modalities: Sequence[str], data: JointData) -> None:
     Raises:
         InputError: it has no labels, is the only one that has, or has no tracks to be known by.
     """
-    if name == NONE or data.mpra is None:
+    if name == NONE:
         return
+    if data.mpra is None:
+        raise InputError(
+            f"--holdout_cell_type: found {name!r}; with --modalities tracks there are no labels to hide; leave it out"
+        )
     known = data.mpra.table.cell_types
     if name not in known:
         raise InputError(

@@ -26,7 +26,7 @@ def best_setting(results: pd.DataFrame) -> str | None:
     """The setting and modalities, as `group`, that generate best: joint ones if there are, by validation r of activity.
 
     Args:
-        results: a row for each training that is done: group, modalities, best/activity_pearson.
+        results: a row for each training that is done: group, modalities, best/activity_pearson where it is defined.
 
     Returns:
         The group, or None where no training saw MPRA.
@@ -35,6 +35,8 @@ def best_setting(results: pd.DataFrame) -> str | None:
     for modalities in ("both", "mpra"):
         own = able[able["modalities"] == modalities]
         if not own.empty:
+            if "best/activity_pearson" not in own:  # it is nowhere defined
+                return str(own["group"].iloc[0])
             means = own.groupby("group", sort=False)["best/activity_pearson"].mean().fillna(-1.0)
             return str(means.idxmax())
     return None

@@ -223,25 +223,29 @@ class JointStudy:
                 output_shapes={"activity": (-1, len(self.data.cell_types))},
             )
 
-    def keep_pair(self, trainings: Sequence[Training], done: dict[str, Trained]) -> None:
-        """Keeps the models that `generate` works with; where there is one seed alone, a judge is trained first."""
+    def keep_pair(self, trainings: Sequence[Training], done: dict[str, Trained]) -> dict[str, str]:
+        """Keeps the models that `generate` works with; where there is one seed alone, a judge is trained first.
+
+        Returns:
+            Why that failed, by the judge's name; nothing where it did not.
+        """
         results = results_table(trainings, done)
         if self.trunk is not None:
             print("generate takes models that read letters: none is kept for it with --weights", flush=True)
-            return
+            return {}
         if results.empty or (group := joint_models.best_setting(results)) is None:
-            return
+            return {}
         names = list(results[results["group"] == group]["name"])
         by_name = {training.name: training for training in trainings}
         if len(names) == 1:
-            judge = by_name[names[0]].with_seed(by_name[names[0]].seed + 1)
+            judge = by_name[names[0]].with_seed((by_name[names[0]].seed + 1) % 2**31)
             print(
                 "one seed: another model is trained, from the next one, to judge what generate writes",
                 flush=True,
             )
             outcomes = self.train([judge])
             if outcomes.failed:
-                return
+                return outcomes.failed
             by_name[judge.name], done = judge, {**done, **outcomes.done}
             names.append(judge.name)
         pair = dict(zip(("generator", "judge"), names, strict=False))
@@ -261,6 +265,7 @@ class JointStudy:
                 grammar,
             )
             self.run.keep(models)
+        return {}
 
 
 def results_table(trainings: Sequence[Training], done: Mapping[str, Trained]) -> pd.DataFrame:

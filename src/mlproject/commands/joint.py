@@ -3,8 +3,9 @@
 import dataclasses
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tensorflow as tf
 
@@ -278,7 +279,8 @@ def _open_tracks(options: Options, demo: Path | None) -> CoverageSource:
                 "--modalities mpra"
             )
         assert demo is not None
-        return open_coverage(
+        return _named(
+            open_coverage,
             demo / "genome.fa",
             demo / "targets.txt",
             valid=[demo_mpra.VALID],
@@ -290,7 +292,11 @@ def _open_tracks(options: Options, demo: Path | None) -> CoverageSource:
         raise InputError(
             f"--fasta: found nothing; --tracks {options.tracks} needs the genome that they are on"
         )
-    return open_coverage(
+    for name in ("track_valid", "track_test"):
+        if not getattr(options, name):
+            raise InputError(f"--{name}: found nothing; name at least one chromosome of {options.fasta}")
+    return _named(
+        open_coverage,
         options.fasta,
         options.tracks,
         valid=options.track_valid,
@@ -298,6 +304,20 @@ def _open_tracks(options: Options, demo: Path | None) -> CoverageSource:
         work_dir=options.work_dir,
         tracks=options.track_names,
     )
+
+
+_OPTIONS_OF = {"--tracks:": "--track_names:", "valid names": "--track_valid:", "test names": "--track_test:"}
+
+
+def _named(opened: Callable[..., CoverageSource], *arguments: Any, **options: Any) -> CoverageSource:
+    """What the call gives; an InputError names the options of this command."""
+    try:
+        return opened(*arguments, **options)
+    except InputError as error:
+        for words, name in _OPTIONS_OF.items():
+            if str(error).startswith(words):
+                raise InputError(f"{name}{str(error).removeprefix(words)}") from None
+        raise
 
 
 def _study(options: Options, data: JointData, trunk: JointTrunk | None) -> str:

@@ -70,6 +70,26 @@ class CoverageSource:
     signals: tuple[tuple[_Signal, ...], ...]
     """The tracks of each cell type."""
 
+    def check_room(self, subset: str, count: int, length: int) -> None:
+        """Refuses what `draw` cannot give whatever the letters are; reads no file.
+
+        Raises:
+          InputError: windows are too long, or there are fewer places than asked for.
+        """
+        own = self.stretches[subset]
+        longest = max(own, key=lambda one: one.end - one.start)
+        if longest.end - longest.start < length:
+            raise InputError(
+                f"{subset}: no window of {length} bp fits, the longest stretch is {longest} of "
+                f"{longest.end - longest.start} bp; ask for shorter windows."
+            )
+        places = sum(max(0, one.end - one.start - length + 1) for one in own)
+        if places < count:
+            raise InputError(
+                f"{subset}: there are {places:,} places for a window of {length} bp, {count:,} are asked for; ask for "
+                "fewer."
+            )
+
     def draw(self, subset: str, count: int, length: int, seed: int) -> CoverageWindows:
         """Windows at different random places, of each of which at least half is not N.
 
@@ -124,13 +144,8 @@ class CoverageSource:
         self, genome: Genome, subset: str, count: int, length: int, seed: int
     ) -> tuple[list[str], np.ndarray, np.ndarray]:
         """Chromosomes, starts `[count]` int64 and bases `[count, length]` uint8 of the windows."""
+        self.check_room(subset, 1, length)
         stretches = [one for one in self.stretches[subset] if one.end - one.start >= length]
-        if not stretches:
-            longest = max(self.stretches[subset], key=lambda one: one.end - one.start)
-            raise InputError(
-                f"{subset}: no window of {length} bp fits, the longest stretch is {longest} of "
-                f"{longest.end - longest.start} bp; ask for shorter windows."
-            )
         ends = np.cumsum([one.end - one.start - length + 1 for one in stretches])
         total = int(ends[-1])
         size = 4 * count

@@ -436,7 +436,7 @@ def log2_activity(table: MpraTable, added: float) -> MpraTable:
     total = table.activity + added
     if (low := int((total <= 0).sum())) > 0:
         raise InputError(
-            f"--mpra_log2 {added:g}: {low} of {len(total)} activities are {-added:g} or less (the lowest is "
+            f"--mpra_log2 {added:g}: {low} of {len(total)} activities are {0 - added:g} or less (the lowest is "
             f"{table.activity.min():g}), and have no logarithm; add more, or leave it out."
         )
     return replace(table, activity=np.log2(total), spread=table.spread / (total * math.log(2)))

@@ -106,12 +106,12 @@ def _check(
     test_chromosomes: Sequence[str],
 ) -> None:
     known = sorted(set(table.chromosomes) - {""})
-    for name, given in (("valid_chromosomes", valid_chromosomes), ("test_chromosomes", test_chromosomes)):
+    for name, given in (("mpra_valid", valid_chromosomes), ("mpra_test", test_chromosomes)):
         for chromosome in given:
             if not known:
                 raise InputError(
                     f"--{name}: found {chromosome!r}; the MPRA table names no chromosomes, neither in a column nor in "
-                    "labels such as chr8-100-200: name the column, or split by share."
+                    f"labels such as chr8-100-200; name the column (--mpra_chromosome), or leave --{name} out"
                 )
             if chromosome not in known:
                 raise InputError(
@@ -120,9 +120,7 @@ def _check(
                 )
     both = set(valid_chromosomes) & set(test_chromosomes)
     if both:
-        raise InputError(
-            f"--valid_chromosomes: {min(both)} is in --test_chromosomes too; keep it in one of them."
-        )
+        raise InputError(f"--mpra_valid: {min(both)} is in --mpra_test too; keep it in one of them.")
     shares = 0.0
     for name, share, given in (
         ("valid_share", valid_share, valid_chromosomes),
@@ -143,7 +141,7 @@ def _check_filled(sizes: Counter, clusters: np.ndarray) -> None:
             raise InputError(
                 f"mpra: {name} has no sequence: {len(clusters):,} sequences are {clusters.max() + 1:,} clusters of "
                 f"near-duplicates, the largest of {largest:,}; expected one or more in each subset: hold out other "
-                "chromosomes or shares, or raise the share of k-mers that makes near-duplicates."
+                "chromosomes, or give more sequences that are unlike each other."
             )
 
 

@@ -79,9 +79,9 @@ def test_chromosomes_are_held_out_and_relatives_of_theirs_left_out():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [({"test_chromosomes": ["chr3"]},
-      r"--test_chromosomes: found 'chr3'; did you mean chr\d\?; the MPRA table has chr1"),
+      r"--mpra_test: found 'chr3'; did you mean chr\d\?; the MPRA table has chr1"),
      ({"valid_chromosomes": ["chr8"], "test_chromosomes": ["chr8"]},
-      "--valid_chromosomes: chr8 is in --test_chromosomes"),
+      "--mpra_valid: chr8 is in --mpra_test"),
      ({"test_chromosomes": ["chr1", "chr8"]}, "mpra: train has no sequence: 12 sequences are 12 clusters"),
      ({"valid_share": 0}, "--valid_share: found 0; it must be above 0"),
      ({"test_share": 1.5}, "--test_share: found 1.5"),
