@@ -55,8 +55,8 @@ class Options:
     """Most share of G and C."""
     max_homopolymer: int = 0
     """Longest run of one letter; 0: any."""
-    guidance: float = 0.0
-    """sample: how far letters are moved away from those without a target; 0: as the model says."""
+    guidance: float = 1.0
+    """sample: how far letters are moved away from those without a target; 0: as the model says, in half the time."""
     unmask: int = 1
     """sample: letters revealed in a round; more is faster, and they do not see each other."""
     candidates: int = 1

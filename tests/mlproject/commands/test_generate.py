@@ -425,7 +425,7 @@ def test_models_that_never_wrote_can_only_predict(folder, stub, capsys, tmp_path
         ({"method": "evolve", "mutations": 0}, "--mutations: found 0; it must be 1 or more"),
         ({"rounds": 5}, "--rounds: is for --method evolve; found --method sample"),
         ({"start": "x"}, "--start: is for --method evolve; found --method sample"),
-        ({"method": "evolve", "guidance": 1}, "--guidance: is for --method sample; found --method evolve"),
+        ({"method": "evolve", "guidance": 0}, "--guidance: is for --method sample; found --method evolve"),
         ({"method": "evolve", "start": "nowhere"}, "start nowhere: cannot be read"),
         ({"gc_min": 0.7, "gc_max": 0.6}, "--gc_min: found 0.7, above --gc_max 0.6; choose a smaller one"),
         ({"gc_min": -0.1}, "--gc_min: found -0.1; expected a share from 0 to 1"),
