@@ -97,7 +97,7 @@ class Options:
     d_latent: tuple[int, ...] = (0,)
     """Channels of a latent."""
     num_latents: tuple[int, ...] = (0,)
-    """Latents."""
+    """Latent vectors, which the sequence is read into."""
     num_blocks: tuple[int, ...] = (0,)
     """How often the self-attention layers are applied."""
     num_self_attention_layers: tuple[int, ...] = (0,)
