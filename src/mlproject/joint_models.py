@@ -48,6 +48,8 @@ def write_models(
     trainings: Mapping[str, tuple[Training, str]],
     data: JointData,
     grammar: Path | None,
+    *,
+    writes: bool,
 ) -> Path:
     """Writes `FOLDER/models` and returns it.
 
@@ -56,6 +58,7 @@ def write_models(
         trainings: of both, with the ID of the run.
         data: what they were trained on.
         grammar: of the demo.
+        writes: whether hidden letters were trained on.
     """
     assert data.mpra is not None
     models = folder / FOLDER
@@ -79,7 +82,7 @@ def write_models(
         "labelled": [data.cell_types[cell] for cell in np.unique(data.mpra.cell[train])],
         "activity": {"low": float(low), "high": float(high)},
         "base_composition": (composition / composition.sum()).tolist(),
-        "has_nucleotides": True,
+        "has_nucleotides": writes,
     }
     (models / "models.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     if grammar is not None:

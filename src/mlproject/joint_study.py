@@ -198,12 +198,10 @@ class JointStudy:
                 title = f"{training.modalities}, seed {training.seed}: held-out sequences"
                 child.keep(reporting.write_prediction_figure(table, title, Path(temporary, "activity.png")))
             numbers |= joint_evaluation.activity_numbers(comparison)
-            letters, base = trainer.letter_losses(test)
-            numbers |= {
-                "nucleotides/loss": letters,
-                "nucleotides/base_composition": base,
-                "test/sequences": float(len(np.unique(self.data.mpra.table.sequence[test]))),
-            }
+            if trainer.uses_letters:
+                letters, base = trainer.letter_losses(test)
+                numbers |= {"nucleotides/loss": letters, "nucleotides/base_composition": base}
+            numbers["test/sequences"] = float(len(np.unique(self.data.mpra.table.sequence[test])))
         if examples.valid_windows is not None:
             assert self.data.tracks is not None
             loss, of_cells = trainer.measure_coverage(self._test_windows())
@@ -263,6 +261,7 @@ class JointStudy:
                 {role: (by_name[name], done[name].run) for role, name in pair.items()},
                 self.data,
                 grammar,
+                writes=self.options.nucleotide_weight > 0,
             )
             self.run.keep(models)
         return {}

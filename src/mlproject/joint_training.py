@@ -73,6 +73,9 @@ class JointTrainer:
         self.model = Perceiver(config)
         self.data = data
         self.uses_mpra, self.uses_tracks = modalities != "tracks", modalities != "mpra"
+        self.uses_letters = (
+            self.uses_mpra and weights.nucleotides > 0
+        )  # a pass that nothing is learnt of is spared
         self._sizes = mpra_batch_size, track_batch_size
         self._weights = weights
         self._augment = augment
@@ -141,12 +144,13 @@ class JointTrainer:
             predicted = self.model.activity(letters, cell, is_training, key, batch.get("mpra/trunk"))
             error = (predicted - batch["mpra/activity"]) / self.model.config.activity_sd
             losses["activity"] = tf.reduce_mean(error**2)
+        if self.uses_letters:
             total, count = self._letter_losses_of(
                 batch["mpra/whole_letters"],
                 batch["mpra/hidden_letters"],
                 batch["mpra/letters_before"],
                 batch["mpra/known_activity"],
-                cell,
+                batch["mpra/cell"],
                 is_training,
                 key + tf.constant([1, 0]),  # dropout of its own
             )
@@ -233,12 +237,11 @@ class JointTrainer:
             for cell in np.unique(cells)
         ]
         numbers |= mean_numbers("activity", of_cells)
-        letters, base = self.letter_losses(rows)
-        numbers["nucleotide_gain"] = base - letters
-        return {
-            "activity": float(np.mean((predicted - activity) ** 2)) / self.model.config.activity_sd**2,
-            "nucleotides": letters,
-        }
+        losses = {"activity": float(np.mean((predicted - activity) ** 2)) / self.model.config.activity_sd**2}
+        if self.uses_letters:
+            losses["nucleotides"], base = self.letter_losses(rows)
+            numbers["nucleotide_gain"] = base - losses["nucleotides"]
+        return losses
 
     def letter_losses(self, rows: np.ndarray) -> tuple[float, float]:
         """Cross-entropy of hidden letters given activity and cell type, and that of the base composition, in nats.

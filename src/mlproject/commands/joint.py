@@ -117,7 +117,7 @@ class Options:
     activity_weight: float = 1.0
     """Weight of the squared error of standardised activity in the loss."""
     nucleotide_weight: float = 3.0
-    """Weight of the cross-entropy of hidden letters, which is what `generate` writes by."""
+    """Weight of the cross-entropy of hidden letters, which `generate` writes by. 0: that pass is left out."""
     coverage_weight: float = 1.0
     """Weight of the cross-entropy of hidden coverage."""
     augment: bool = True
