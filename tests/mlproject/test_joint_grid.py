@@ -19,16 +19,33 @@ def trainings(**changes):
 
 def test_comma_lists_make_every_combination_with_seeds_innermost():
     found = trainings(d_model=(8, 16), modalities=("both", "mpra"), seeds=(3, 4))
-    assert [one.name for one in found] == [
-        *("both-d_model=8-3", "both-d_model=8-4", "mpra-d_model=8-3", "mpra-d_model=8-4"),
-        *("both-d_model=16-3", "both-d_model=16-4", "mpra-d_model=16-3", "mpra-d_model=16-4"),
-    ]
+    digits = [one.name.split("-")[1] for one in found]
+    assert digits == [digits[0]] * 4 + [digits[4]] * 4 and digits[0] != digits[4]
+    words = [("both", 3), ("both", 4), ("mpra", 3), ("mpra", 4)] * 2
+    expected = [f"{word}-{own}-{seed}" for own, (word, seed) in zip(digits, words, strict=True)]
+    assert [one.name for one in found] == expected
     assert [one.setting for one in found] == ["d_model=8"] * 4 + ["d_model=16"] * 4
     assert [(one.values["d_model"], one.modalities, one.seed) for one in found][:3] == [
         *((8, "both", 3), (8, "both", 4), (8, "mpra", 3)),
     ]
     (alone,) = trainings()
-    assert (alone.name, alone.setting) == ("both-1", "")
+    assert alone.setting == ""
+
+
+OTHERS = {
+    "holdout_cell_type": "b", "num_track_train_samples": 7, "num_mpra_train_samples": 5, "d_model": 8, "d_latent": 8,
+    "num_latents": 8, "num_blocks": 2, "num_self_attention_layers": 1, "nucleotide_width": 3, "dropout": 0.1,
+    "learning_rate": 0.02, "modalities": "mpra", "seeds": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("option", joint_grid.SWEPT)
+def test_another_value_is_another_training_and_more_values_find_the_first_again(option):
+    """A training is found again by its name, in a study whose hash leaves out what is swept."""
+    (first,), (other,) = trainings(), trainings(**{option: (OTHERS[option],)})
+    assert first.name != other.name
+    both = trainings(**{option: (ONE[option][0], OTHERS[option])})
+    assert [one.name for one in both] == [first.name, other.name]
 
 
 def test_names_are_parts_of_paths_and_differ_where_values_do():
@@ -42,7 +59,10 @@ def test_another_seed_changes_the_seed_alone():
     for training in trainings(d_model=(1, 11), seeds=(11, 1)):
         other = training.with_seed(12)
         assert other.values == {**training.values, "seeds": 12} and other.setting == training.setting
-        assert other.name == f"both-d_model={training.values['d_model']}-12"
+        assert other.name == f"{training.name.rpartition('-')[0]}-12"
+        assert training.name in [
+            one.name for one in trainings(d_model=(training.values["d_model"],), seeds=(1, 11))
+        ]
 
 
 def test_sizes_are_given_or_of_the_preset():
@@ -55,7 +75,7 @@ def test_sizes_are_given_or_of_the_preset():
     assert tiny.d_model < PerceiverConfig(("a",)).d_model
     (training,) = trainings(d_model=(30,))
     with pytest.raises(
-        InputError, match="^--d_model is 30; it must be a multiple of num_cross_attn_heads, 4"
+        InputError, match=r"^--d_model is 30; it must be a multiple of num_cross_attn_heads, 4"
     ):
         joint_grid.configuration(training, toy_joint(), "tiny", {})
 

@@ -1,13 +1,15 @@
 """Tables and figures of joint trainings: what tracks add to MPRA, and measured against predicted activity."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from mlproject.reporting.style import PALETTE, STYLE, aligned, as_written, save
 
@@ -22,6 +24,8 @@ _LINES = {
     "gc": ("GC content", "-."),
     "ceiling": ("ceiling of replicates", "--"),
 }
+_MARKERS = "os^DvPX*<>"
+_MOST_BESIDE = 3  # settings and modalities, of which the names fit under a panel
 
 
 def numbers_line(metrics: Mapping[str, float]) -> str:
@@ -79,6 +83,8 @@ def write_joint_figure(results: pd.DataFrame, title: str, path: Path) -> Path:
 def joint_figure(results: pd.DataFrame, title: str) -> Figure:
     """Held-out Pearson r of every training, a panel for each number; a line joins the trainings of one seed.
 
+    Up to three settings and modalities are side by side; more are below each other, with their names at the left.
+
     Args:
         results: a row for each training: setting, modalities, seed, and any of `NUMBERS`; `pearson/kmers` and so on are
             drawn as lines across.
@@ -91,31 +97,29 @@ def joint_figure(results: pd.DataFrame, title: str) -> Figure:
         for setting in settings
         for modalities in dict.fromkeys(results[results["setting"] == setting]["modalities"])
     ]
-    figure = Figure(figsize=(max(3.4 * len(there), 4), 3.8), layout="constrained")
-    colors = sns.color_palette(PALETTE, results["seed"].nunique())
-    markers = "os^DvPX*<>"
-    for axes, name in zip(np.atleast_1d(figure.subplots(1, max(1, len(there)))), there, strict=False):
-        for number, (seed, own) in enumerate(results.groupby("seed")):
-            for setting in settings:
-                points = [
-                    (place, float(row[name]))
-                    for place, column in enumerate(columns)
-                    for _, row in own.iterrows()
-                    if column[0] == setting and (row["setting"], row["modalities"]) == column
-                ]
-                axes.plot(
-                    *zip(*points, strict=True),
-                    color=colors[number],
-                    marker=markers[number % len(markers)],
-                    linewidth=0.8,
-                    markersize=5,
-                    label=f"seed {seed}" if setting == settings[0] else None,
-                ) if points else None
-        _reference_lines(axes, results, name)
-        words = [as_written(f"{setting}\n{modalities}".strip()) for setting, modalities in columns]
-        axes.set_xticks(range(len(columns)), words, rotation=0 if len(columns) < 4 else 90)
-        axes.set_xlim(-0.4, len(columns) - 0.6)
-        axes.set(title=NUMBERS[name], ylabel="Pearson r, held out" if name == there[0] else "")
+    below = len(columns) > _MOST_BESIDE
+    words = [
+        _shortened(f"{setting} {modalities}" if setting else modalities) for setting, modalities in columns
+    ]
+    wide = 3.0 * len(there) + 1.5 + (0.08 * max(map(len, words)) if below else 0.0)
+    high = max(3.8, 1.2 + 0.25 * len(columns) * below, 0.8 + 0.2 * (results["seed"].nunique() + len(_LINES)))
+    figure = Figure(figsize=(max(wide, 4.0), high), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1, max(1, len(there)), sharey=below))
+    for axes, name in zip(panels, there, strict=False):
+        _draw_seeds(axes, results, name, columns, below)
+        _reference_lines(axes, results, name, below)
+        axes.set_title(NUMBERS[name])
+        if below:
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+        else:
+            axes.set_xticks(range(len(columns)), words)
+            axes.set_xlim(-0.4, len(columns) - 0.6)
+    if there and below:
+        panels[0].set_yticks(range(len(columns)), words)
+        panels[0].set_ylim(len(columns) - 0.4, -0.6)
+        figure.supxlabel("Pearson r, held out", fontsize="medium")
+    elif there:
+        panels[0].set_ylabel("Pearson r, held out")
     if there:
         handles, labels = _legend(figure)
         figure.legend(handles, labels, loc="outside right center", frameon=False)
@@ -123,15 +127,46 @@ def joint_figure(results: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def _reference_lines(axes, results: pd.DataFrame, name: str) -> None:
+def _draw_seeds(
+    axes: Axes, results: pd.DataFrame, name: str, columns: Sequence[tuple[str, str]], below: bool
+) -> None:
+    """A line for each seed and setting, through its modalities."""
+    colors = sns.color_palette(PALETTE, results["seed"].nunique())
+    value = results.set_index(["setting", "modalities", "seed"])[name]
+    for number, seed in enumerate(sorted(results["seed"].unique())):
+        for setting in dict.fromkeys(setting for setting, _ in columns):
+            points = [
+                (place, float(value[(*column, seed)]))
+                for place, column in enumerate(columns)
+                if column[0] == setting and (*column, seed) in value.index
+            ]
+            if points:
+                places, values = zip(*points, strict=True)
+                axes.plot(
+                    *((values, places) if below else (places, values)),
+                    color=colors[number],
+                    marker=_MARKERS[number % len(_MARKERS)],
+                    linewidth=0.8,
+                    markersize=5,
+                    label=f"seed {seed}",
+                )
+
+
+def _shortened(text: str) -> str:
+    most = 70
+    return as_written(text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 2 :]}")
+
+
+def _reference_lines(axes: Axes, results: pd.DataFrame, name: str, below: bool) -> None:
     kind, _, what = name.partition("/")
     ending = "_hidden" if what.endswith("_hidden") else ""
     if not what.startswith("activity"):
         return
+    draw = axes.axvline if below else axes.axhline
     for key, (label, style) in _LINES.items():
         column = f"ceiling/activity{ending}" if key == "ceiling" else f"{kind}/{key}{ending}"
         if column in results and np.isfinite(value := results[column].mean()):
-            axes.axhline(value, color="0.35", linestyle=style, linewidth=1, label=label)
+            draw(value, color="0.35", linestyle=style, linewidth=1, label=label)
 
 
 def _legend(figure: Figure) -> tuple[list, list[str]]:
@@ -161,12 +196,15 @@ def prediction_figure(table: pd.DataFrame, title: str) -> Figure:
     for axes, kind in zip(np.atleast_1d(figure.subplots(1, max(1, len(kinds)))), kinds, strict=False):
         own = table[table["labels"] == kind]
         if len(own) > 2000:
-            axes.hexbin(own["predicted"], own["activity"], gridsize=50, mincnt=1, bins="log", cmap="viridis")
+            shades = axes.hexbin(
+                own["predicted"], own["activity"], gridsize=50, mincnt=1, bins="log", cmap="viridis"
+            )
+            figure.colorbar(shades, ax=axes, label="measurements")
         else:
             sns.scatterplot(
                 x=own["predicted"], y=own["activity"], s=10, alpha=0.5, linewidth=0, ax=axes, color="C0"
             )
-        axes.plot(ends, ends, color="0.5", linewidth=0.8, zorder=0)
+        axes.plot(ends, ends, color="0.5", linewidth=0.8, zorder=0.9)  # above the grid
         cells = list(dict.fromkeys(own["cell_type"]))
         name = cells[0] if len(cells) == 1 else f"{len(cells)} cell types"
         axes.set(
