@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from enformer_core.perceiver import PerceiverConfig
 from mlproject.data.joint import JointData
 from mlproject.errors import InputError
 from mlproject.options import nearest
+from mlproject.resuming import fingerprint
 
 # Options that make a grid where they have several values; seeds last, so that one traced model serves them.
 SWEPT = (
@@ -58,7 +58,10 @@ class Training(NamedTuple):
     """One training of the grid: its own value of everything that can be swept."""
 
     name: str
-    """Part of the name of a folder."""
+    """Part of the name of a folder: modalities, some digits that change with any other value, and the seed.
+
+    It says nothing of what else is trained, so that a study with more values finds this one again.
+    """
     setting: str
     """In words, what is swept beside modalities and seed."""
     values: dict[str, Any]
@@ -91,8 +94,8 @@ def combinations(lists: Mapping[str, Sequence[Any]]) -> list[Training]:
     for combination in itertools.product(*(lists[name] for name in SWEPT)):
         values = dict(zip(SWEPT, combination, strict=True))
         setting = " ".join(f"{name}={values[name]}" for name in changed)
-        words = [values["modalities"], *(f"{name}={values[name]}" for name in changed), str(values["seeds"])]
-        name = re.sub(r"[^A-Za-z0-9_.=-]", lambda found: f"%{ord(found[0]):02x}", "-".join(words))
+        digits = fingerprint({name: values[name] for name in SWEPT if name not in ("modalities", "seeds")})
+        name = f"{values['modalities']}-{digits[:8]}-{values['seeds']}"
         trainings.append(Training(name, setting, values))
     return trainings
 

@@ -60,6 +60,10 @@ class JointStudy:
     def train(self, trainings: Sequence[Training]) -> Outcomes[Trained]:
         """Trains what is not done yet."""
         by_name = {training.name: training for training in trainings}
+        settings = {training.setting: name.split("-")[1] for name, training in by_name.items()}
+        for setting, digits in settings.items():
+            if setting:
+                print(f"{digits}: {setting}", flush=True)
         return train_each(
             self.run,
             list(by_name),
