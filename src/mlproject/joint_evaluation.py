@@ -1,6 +1,6 @@
 """What a joint model is worth on held-out sequences and windows, beside simple baselines and what replicates allow."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,36 +10,66 @@ from mlproject.baselines import gc_content, kmer_shares, ridge_predictions
 from mlproject.data.joint import MpraExamples
 from mlproject.evaluation import correlation, replicate_ceiling
 
-PREDICTORS = {"predicted": "joint model", "kmers": "ridge on 5-mers", "gc": "GC content"}
+MEAN_OF_CELLS = "mean_of_cells"  # of a hidden cell type: the mean of what is predicted for those with labels
+PREDICTORS = {
+    "predicted": "joint model",
+    MEAN_OF_CELLS: "mean of cell types",
+    "kmers": "ridge on 5-mers",
+    "gc": "GC content",
+}
+# What tracks add to the better of what can be said without them of a cell type without labels.
+OVER_MEAN = "pearson/activity_hidden_over_mean"
 COVERAGE = "coverage"
 
 
 def activity_table(
-    examples: MpraExamples, rows: np.ndarray, predicted: np.ndarray, hidden: int | None
+    examples: MpraExamples,
+    rows: np.ndarray,
+    predicted: np.ndarray,
+    hidden: int | None,
+    labelled: Collection[int] | None = None,
 ) -> pd.DataFrame:
-    """A row for each measurement: what was measured, what is predicted, and whether the cell type's labels were hidden.
+    """A row for each measurement: what was measured, what is predicted, and whether the cell type's labels were seen.
+
+    The column labels is `hidden` where nobody was to see them, `none` where there were none to train on, else `seen`.
 
     Args:
         examples: of the rows.
         rows: measurements `[r]`.
         predicted: `[r]`, in the units of the table.
         hidden: the cell type whose labels nobody trained on, if there is one.
+        labelled: cell types with labels to train on; without it, all but the hidden one.
     """
     table = examples.table
-    sequence = table.sequence[rows]
+    sequence, cell = table.sequence[rows], examples.cell[rows]
+    seen = np.full(len(rows), True) if labelled is None else np.isin(cell, list(labelled))
+    is_hidden = np.full(len(rows), False) if hidden is None else cell == hidden
     return pd.DataFrame(
         {
             "name": [table.names[number] for number in sequence],
             "cell_type": [table.cell_types[number] for number in table.cell[rows]],
             "chromosome": [table.chromosomes[number] for number in sequence],
             "cluster": examples.split.clusters[sequence],
-            "labels": np.where(examples.cell[rows] == (-1 if hidden is None else hidden), "hidden", "seen"),
+            "labels": np.select([is_hidden, seen], ["hidden", "seen"], "none"),
             "activity": table.activity[rows],
             "spread": table.spread[rows],
             "replicates": table.replicates[rows],
             "predicted": predicted,
         }
     )
+
+
+def mean_of_cells(predictions: Mapping[int, np.ndarray], is_hidden: np.ndarray) -> np.ndarray:
+    """The mean of the predictions for several cell types where the row's own is hidden, NaN elsewhere: `[r]` float64.
+
+    Args:
+        predictions: for each cell type with labels, of the rows that are hidden `[hidden rows]`.
+        is_hidden: `[r]` bool.
+    """
+    found = np.full(len(is_hidden), np.nan)
+    if is_hidden.any():
+        found[is_hidden] = np.mean(list(predictions.values()), axis=0)
+    return found
 
 
 def baselines(examples: MpraExamples, train: np.ndarray, test: np.ndarray) -> dict[str, np.ndarray]:
@@ -75,6 +105,8 @@ def baselines(examples: MpraExamples, train: np.ndarray, test: np.ndarray) -> di
 def compare_cell_types(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """A row for each cell type and predictor: r with 95% intervals over clusters, and the ceiling of the replicates.
 
+    A predictor that is NaN in all of a cell type has no row for it.
+
     Args:
         table: of `activity_table`, with the columns.
         columns: predictions.
@@ -87,6 +119,8 @@ def compare_cell_types(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFr
     for (cell_type, labels), own in table.groupby(["cell_type", "labels"], sort=False):
         ceiling = replicate_ceiling(*(own[name].to_numpy() for name in ("activity", "spread", "replicates")))
         for column in columns:
+            if own[column].isna().all():  # the mean of other cell types is asked for where labels are hidden
+                continue
             found = correlation(own["activity"].to_numpy(), own[column].to_numpy(), own["cluster"])
             rows.append(
                 {
@@ -106,10 +140,10 @@ def activity_numbers(comparison: pd.DataFrame) -> dict[str, float]:
     """Final numbers: r of each predictor, means over cell types whose labels were seen, and of the hidden one.
 
     Names are KIND/activity and KIND/activity_hidden for the model, KIND/kmers and KIND/gc (and _hidden) for baselines,
-    and ceiling/activity.
+    KIND/mean_of_cells_hidden, and ceiling/activity. Cell types without any labels to train on do not count.
     """
     numbers: dict[str, float] = {}
-    for labels, own in comparison.groupby("labels"):
+    for labels, own in comparison[comparison["labels"] != "none"].groupby("labels"):
         ending = "_hidden" if labels == "hidden" else ""
         for predictor, rows in own.groupby("predictor"):
             name = "activity" if predictor == "predicted" else predictor
@@ -145,6 +179,19 @@ def coverage_numbers(
     return numbers
 
 
+def with_over_mean(results: pd.DataFrame) -> pd.DataFrame:
+    """Results with `OVER_MEAN`: r in the hidden cell type, of trainings without tracks that of the mean of cell types.
+
+    The embedding of a cell type that has neither labels nor tracks is untrained; the mean over the others is the fairer
+    answer of a training on MPRA alone.
+    """
+    mean = f"pearson/{MEAN_OF_CELLS}_hidden"
+    if mean not in results or "pearson/activity_hidden" not in results:
+        return results
+    own = results["pearson/activity_hidden"].where(results["modalities"] != "mpra", results[mean])
+    return results.assign(**{OVER_MEAN: own})
+
+
 def paired_differences(
     results: pd.DataFrame, numbers: Sequence[str], first: str, second: str
 ) -> pd.DataFrame:
@@ -171,9 +218,10 @@ def paired_differences(
             if pair.empty:
                 continue
             difference = (pair["a"] - pair["b"]).to_numpy()
-            low = high = float("nan")
+            half = float("nan")
             if len(difference) > 1:
-                low, high = stats.ttest_1samp(difference, 0).confidence_interval(0.95)
+                error = difference.std(ddof=1) / np.sqrt(len(difference))
+                half = float(error * stats.t.ppf(0.975, len(difference) - 1))
             rows.append(
                 {
                     "setting": setting,
@@ -182,8 +230,8 @@ def paired_differences(
                     first: pair["a"].mean(),
                     second: pair["b"].mean(),
                     "difference": difference.mean(),
-                    "low": float(low),
-                    "high": float(high),
+                    "low": difference.mean() - half,
+                    "high": difference.mean() + half,
                 }
             )
     return pd.DataFrame(rows)

@@ -119,7 +119,7 @@ def configuration(
     Args:
         preset: `published` or `tiny`.
         given: sizes by name, 0 for the preset's; those that are swept are the training's own.
-        mean, sd: of the labels that it sees.
+        mean, sd: of the labels, as `label_scale` gives them.
 
     Raises:
         InputError: sizes do not fit each other; names the option.
@@ -159,6 +159,17 @@ def labels(training: Training, data: JointData) -> tuple[np.ndarray, np.ndarray]
     if not np.ptp(data.mpra.table.activity[train]) > 0:
         raise InputError("--mpra_activity: all activities to train on are equal; name another column")
     return train, valid
+
+
+def label_scale(training: Training, data: JointData) -> tuple[float, float]:
+    """Mean and sd of all labels of the training split but the hidden cell type's.
+
+    Not of those that the seed draws: models of different seeds share their units, and with them what is compiled.
+    """
+    assert data.mpra is not None
+    hidden = training.hidden(data)
+    activity = data.mpra.table.activity[data.mpra.rows("train", without=() if hidden is None else (hidden,))]
+    return float(activity.mean()), float(activity.std())
 
 
 def check_hidden(name: str, modalities: Sequence[str], data: JointData) -> None:

@@ -55,6 +55,9 @@ class JointStudy:
         self.options, self.run, self.data, self.study, self.trunk = options, run, data, study, trunk
         # seeds of one configuration follow each other
         self.trainer = functools.lru_cache(maxsize=2)(self._trainer)
+        self._train_windows = functools.lru_cache(maxsize=1)(self._draw_train)
+        self._held_out_windows = functools.lru_cache(self._draw_held_out)
+        self._said: set[str] = set()  # notes, each once
         self._baselines: dict[tuple, dict[str, np.ndarray]] = {}
 
     def train(self, trainings: Sequence[Training]) -> Outcomes[Trained]:
@@ -84,12 +87,25 @@ class JointStudy:
 
     def _params(self, training: Training) -> dict[str, Any]:
         """Parameters of a child: columns in which the runs of studies differ."""
-        shared = ("mpra", "tracks", "preset", "epochs", "steps_per_epoch", "batch_size", "track_batch_size")
+        shared = ("preset", "epochs", "steps_per_epoch", "batch_size", "track_batch_size")
         config = self._config(training)
         sizes = {name: getattr(config, name) for name in joint_grid.SIZES}
         own = {name: value for name, value in training.values.items() if name != "seeds"}
-        options = {name: getattr(self.options, name) for name in shared}
-        return {**own, **sizes, **options, "seed": training.seed, "setting": training.setting}
+        options = {name: getattr(self.options, name) for name in shared} | self._sources(training)
+        found = {**own, **sizes, **options, "seed": training.seed, "setting": training.setting}
+        unused = {
+            "mpra": ("num_track_train_samples", "track_batch_size"),
+            "tracks": ("num_mpra_train_samples", "batch_size"),
+        }.get(training.modalities, ())
+        return {name: value for name, value in found.items() if name not in unused}
+
+    def _sources(self, training: Training) -> dict[str, str]:
+        """Where the examples of a training are from, by modality."""
+        used = ("mpra", "tracks") if training.modalities == "both" else (training.modalities,)
+        return {
+            name: getattr(self.options, name) if name in used else joint_grid.NONE
+            for name in ("mpra", "tracks")
+        }
 
     def _trainer(self, config: PerceiverConfig, modalities: str) -> JointTrainer:
         options = self.options
@@ -111,34 +127,43 @@ class JointStudy:
         given = {**dataclasses.asdict(self.options), "trunk_channels": channels}
         return joint_grid.configuration(training, self.data, self.options.preset, given, **units)
 
-    def _test_windows(self) -> CoverageWindows:
+    def _draw_train(self, count: int, seed: int) -> CoverageWindows:
         assert self.data.tracks is not None
-        return self.data.tracks.held_out("test", self.options.num_track_valid_samples)
+        return self._noted(self.data.tracks.train(count, seed))
+
+    def _draw_held_out(self, subset: str) -> CoverageWindows:
+        assert self.data.tracks is not None
+        return self._noted(self.data.tracks.held_out(subset, self.options.num_track_valid_samples))
+
+    def _noted(self, windows: CoverageWindows) -> CoverageWindows:
+        """The same; what is worth knowing of them is printed, once."""
+        for note in windows.notes:
+            if note not in self._said:
+                self._said.add(note)
+                print(note, flush=True)
+        return windows
 
     def _train(self, child: "Run", training: Training, folder: Path, label: str) -> None:
         """Trains, or goes on with it, and keeps what came of it."""
         began = time.perf_counter()
         options, data = self.options, self.data
-        child.use_dataset(
-            name="joint", digest=data.digest, source=f"{options.mpra}, {options.tracks}", context="training"
-        )
+        used = [source for source in self._sources(training).values() if source != joint_grid.NONE]
+        child.use_dataset(name="joint", digest=data.digest, source=", ".join(used), context="training")
         rows: tuple[Any, Any] = (None, None)
         mean, sd = 0.0, 1.0
         if training.modalities != "tracks":
             assert data.mpra is not None
             rows = joint_grid.labels(training, data)
-            activity = data.mpra.table.activity[rows[0]]
-            mean, sd = float(activity.mean()), float(activity.std())
+            mean, sd = joint_grid.label_scale(training, data)
         windows: tuple[Any, Any] = (None, None)
         if training.modalities != "mpra":
-            assert data.tracks is not None
             windows = (
-                data.tracks.train(training.values["num_track_train_samples"], training.seed),
-                data.tracks.held_out("valid", options.num_track_valid_samples),
+                self._train_windows(training.values["num_track_train_samples"], training.seed),
+                self._held_out_windows("valid"),
             )
         examples = Examples(*rows, *windows)
         if self.trunk is not None and self.trunk.tracks is not None and windows[0] is not None:
-            for part in (*windows, self._test_windows()):
+            for part in (*windows, self._held_out_windows("test")):
                 self.trunk.tracks.fill(part.codes)
         config = self._config(training, mean=mean, sd=sd)
         trainer = self.trainer(config, training.modalities)
@@ -185,15 +210,20 @@ class JointStudy:
         numbers: dict[str, float] = {}
         hidden = training.hidden(self.data)
         if examples.train_rows is not None:
-            assert self.data.mpra is not None and examples.valid_rows is not None
-            test = self.data.mpra.rows("test")
-            table = joint_evaluation.activity_table(
-                self.data.mpra, test, trainer.predict_activity(test), hidden
-            )
-            known = np.concatenate([examples.train_rows, examples.valid_rows])
-            key = (known.tobytes(), hidden)
+            assert self.data.mpra is not None
+            mpra, train = self.data.mpra, examples.train_rows
+            test = mpra.rows("test")
+            labelled = [int(cell) for cell in np.unique(mpra.cell[train])]
+            predicted = trainer.predict_activity(test)
+            table = joint_evaluation.activity_table(mpra, test, predicted, hidden, labelled)
+            is_hidden = (table["labels"] == "hidden").to_numpy()
+            of_cells = {
+                cell: trainer.predict_activity(test[is_hidden], cell) for cell in labelled if is_hidden.any()
+            }
+            table[joint_evaluation.MEAN_OF_CELLS] = joint_evaluation.mean_of_cells(of_cells, is_hidden)
+            key = (train.tobytes(), hidden)
             if key not in self._baselines:
-                self._baselines[key] = joint_evaluation.baselines(self.data.mpra, known, test)
+                self._baselines[key] = joint_evaluation.baselines(mpra, train, test)
             table = table.assign(**self._baselines[key])
             comparison = joint_evaluation.compare_cell_types(table, list(joint_evaluation.PREDICTORS))
             child.keep_table("predictions", table)
@@ -202,21 +232,21 @@ class JointStudy:
                 title = f"{training.modalities}, seed {training.seed}: held-out sequences"
                 child.keep(reporting.write_prediction_figure(table, title, Path(temporary, "activity.png")))
             numbers |= joint_evaluation.activity_numbers(comparison)
-            if trainer.uses_letters:
-                letters, base = trainer.letter_losses(test)
+            if trainer.uses_letters and not is_hidden.all():
+                letters, base = trainer.letter_losses(test[~is_hidden])
                 numbers |= {"nucleotides/loss": letters, "nucleotides/base_composition": base}
-            numbers["test/sequences"] = float(len(np.unique(self.data.mpra.table.sequence[test])))
+            numbers["test/sequences"] = float(len(np.unique(mpra.table.sequence[test])))
         if examples.valid_windows is not None:
             assert self.data.tracks is not None
-            loss, of_cells = trainer.measure_coverage(self._test_windows())
-            numbers |= joint_evaluation.coverage_numbers(loss, of_cells, self.data.tracks.cells, hidden)
+            loss, found = trainer.measure_coverage(self._held_out_windows("test"))
+            numbers |= joint_evaluation.coverage_numbers(loss, found, self.data.tracks.cells, hidden)
         return numbers
 
     def _keep_model(self, child: "Run", trainer: JointTrainer) -> None:
         with tempfile.TemporaryDirectory() as temporary:
             trainer.save(Path(temporary))
             child.keep(Path(temporary, "checkpoint"))
-            if self.trunk is not None:
+            if not trainer.exports:
                 return
             child.log_model(
                 Path(temporary, "saved_model"),

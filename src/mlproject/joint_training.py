@@ -87,6 +87,11 @@ class JointTrainer:
         self._coverage = tf.function(self._coverage_of, **compiled)
         self._compiled: set = set()
 
+    @property
+    def exports(self) -> bool:
+        """Whether there is a SavedModel, from letters to activity: not without labels, nor of trunk embeddings."""
+        return self.uses_mpra and not self.model.config.trunk_channels
+
     # -- training
 
     def reset(self, seed: int) -> None:
@@ -203,11 +208,17 @@ class JointTrainer:
 
     # -- prediction
 
-    def predict_activity(self, rows: np.ndarray) -> np.ndarray:
-        """The activity of measurements, in the units of the table: `[r]` float64. The measured values are not read."""
+    def predict_activity(self, rows: np.ndarray, cell: int | None = None) -> np.ndarray:
+        """The activity of measurements, in the units of the table: `[r]` float64. The measured values are not read.
+
+        Args:
+            rows: which measurements `[r]`.
+            cell: the cell type to answer for, in place of that of each measurement.
+        """
         assert self.data.mpra is not None
         letters = self.data.mpra.codes[self.data.mpra.table.sequence[rows]]
-        arrays = [letters.astype(np.int32), self.data.mpra.cell[rows]]
+        cells = self.data.mpra.cell[rows] if cell is None else np.full(len(rows), cell, np.int32)
+        arrays = [letters.astype(np.int32), cells]
         if self.trunk.mpra is not None:
             arrays.append(self.trunk.mpra.read(letters))
         return self._in_batches(self._activity, self._sizes[0] * 4, *arrays)
@@ -247,10 +258,12 @@ class JointTrainer:
         """Cross-entropy of hidden letters given activity and cell type, and that of the base composition, in nats.
 
         Most are the next letter after what was written, as in training (`letters_before`).
-        One measurement of each sequence is asked for; which letters are hidden is always the same.
+        One measurement of each sequence, in a cell type that is drawn, is asked for. It and which letters are
+        hidden are always the same.
         """
         assert self.data.mpra is not None
         mpra = self.data.mpra
+        rows = np.random.default_rng(_MASK_SEED).permutation(rows)
         _, first = np.unique(mpra.table.sequence[rows], return_index=True)
         rows = rows[first]
         letters = mpra.codes[mpra.table.sequence[rows]]
@@ -298,12 +311,9 @@ class JointTrainer:
         return joined if len(joined) > 1 else joined[0]
 
     def save(self, folder: Path) -> None:
-        """Writes `FOLDER/checkpoint` and `FOLDER/saved_model` (`[B, mpra_len, 4]` to `[B, cell types]`).
-
-        A model that reads trunk embeddings has no SavedModel: letters alone say nothing to it.
-        """
+        """Writes `FOLDER/checkpoint` and, if it `exports`, `FOLDER/saved_model`: letters to activity by cell type."""
         checkpoints.save(folder / "checkpoint", self.model)
-        if not self.model.config.trunk_channels:
+        if self.exports:
             Predictor(self.model).save(folder / "saved_model")
 
 
