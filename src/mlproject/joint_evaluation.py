@@ -19,6 +19,7 @@ PREDICTORS = {
 }
 # What tracks add to the better of what can be said without them of a cell type without labels.
 OVER_MEAN = "pearson/activity_hidden_over_mean"
+WORDS = {OVER_MEAN: "activity, labels hidden, over the mean of the other cell types"}
 COVERAGE = "coverage"
 
 

@@ -33,7 +33,7 @@ NONE = "none"  # no cell type's labels are hidden
 # Fields of a PerceiverConfig that a preset gives where an option is 0.
 SIZES = (
     *("seq_len", "mpra_len", "d_model", "d_latent", "num_latents", "num_blocks", "num_self_attention_layers"),
-    *("num_cross_attn_heads", "num_self_attn_heads", "widening_factor", "num_bins", "max_cov"),
+    *("num_cross_attn_heads", "num_self_attn_heads", "widening_factor", "num_bins", "min_cov", "max_cov"),
     "nucleotide_width",
 )
 _PUBLISHED: dict[str, Any] = {

@@ -35,7 +35,7 @@ class Options:
     modalities: tuple[str, ...] = ("both", "mpra")
     """What is trained on: tracks, mpra or both. Several: one training of each, so that they can be compared."""
     holdout_cell_type: tuple[str, ...] = ()
-    """Cell type whose labels are hidden in training and validation. none: nobody's. Empty: demo_A for the demo."""
+    """Cell type whose labels are hidden in training and validation. none: nobody's. Empty: demo_D for the demo."""
     seeds: tuple[int, ...] = (42, 123, 2025)
     """Seeds: of initial weights, windows, order, strands, masks and dropout."""
     num_track_train_samples: tuple[int, ...] = (2_000,)
@@ -62,8 +62,10 @@ class Options:
     """Column of the name."""
     mpra_chromosome: str = ""
     """Column of the chromosome. Empty: it is read from names such as chr8-100-200."""
-    mpra_cell_type: str = ""
-    """Cell type of a table without a column cell_type."""
+    mpra_cell_type: str = "cell_type"
+    """Column of the cell type, if there is one."""
+    mpra_cell_type_name: str = ""
+    """Cell type of a table without such a column."""
     mpra_log2: float | None = None
     """Predict log2(activity + this) in place of the activity."""
     mpra_valid: tuple[str, ...] = ()
@@ -80,6 +82,8 @@ class Options:
     """Chromosomes to validate coverage on."""
     track_test: tuple[str, ...] = ()
     """Chromosomes that are held out."""
+    track_regions: str = ""
+    """BED of the places that windows must lie in. Empty: whole chromosomes."""
     weights: str = ""
     """Enformer whose trunk embeddings stand in for letters, as in finetune; random: untrained. Empty: letters."""
     weights_dir: str = ""
@@ -106,8 +110,12 @@ class Options:
     """Heads of cross-attention."""
     num_self_attn_heads: int = 0
     """Heads of self-attention."""
+    widening_factor: int = 0
+    """Channels of the hidden layer of a feed-forward block, as a multiple of its input."""
     num_bins: int = 0
-    """Bins of log(1 + coverage), from 0 to max_cov."""
+    """Bins of log(1 + coverage), from min_cov to max_cov."""
+    min_cov: float = 0.0
+    """Lower end of the bins."""
     max_cov: float = 0.0
     """Upper end of the bins."""
     nucleotide_width: tuple[int, ...] = (0,)
@@ -151,10 +159,10 @@ class Options:
 # What may differ between two commands that continue the same study: a training is known by its own values.
 _NOT_OF_THE_STUDY = (
     *joint_grid.SWEPT,
-    *("mpra", "mpra_fasta", "tracks", "fasta", "track_names"),
+    *("mpra", "mpra_fasta", "tracks", "fasta", "track_names", "track_regions"),
     *("weights", "weights_dir", "download", "work_dir", "experiment", "checkpoint_seconds"),
 )
-_DEMO_HOLDOUT = "demo_A"
+_DEMO_HOLDOUT = "demo_D"
 _SPLIT_SEED = 0  # which sequences are held out: the same in every study
 
 
@@ -178,8 +186,8 @@ def check(options: Options) -> None:
             raise InputError(f"--seeds: found {seed}; it must be from 0 to {2**31 - 1}")
     at_least_1 = "num_track_valid_samples epochs steps_per_epoch batch_size track_batch_size"
     not_negative = (
-        "warmup_steps clip_norm weight_decay patience activity_weight nucleotide_weight coverage_weight max_cov "
-        "learning_rate num_mpra_train_samples seq_len mpra_len num_bins checkpoint_seconds"
+        "warmup_steps clip_norm weight_decay patience nucleotide_weight min_cov max_cov learning_rate "
+        "num_mpra_train_samples seq_len mpra_len num_bins widening_factor checkpoint_seconds"
     )
     for least, names in ((1, f"{at_least_1} num_track_train_samples"), (0, not_negative)):
         for name in names.split():
@@ -187,9 +195,43 @@ def check(options: Options) -> None:
             for value in found if isinstance(found, tuple) else (found,):
                 if not value >= least:
                     raise InputError(f"--{name}: found {value}; it must be {least} or more")
+    for weight, other, what in (
+        ("activity_weight", "tracks", "labels"),
+        ("coverage_weight", "mpra", "tracks"),
+    ):
+        found = getattr(options, weight)
+        if set(options.modalities) != {other} and not found > 0:
+            raise InputError(
+                f"--{weight}: found {found:g}; it must be above 0, or choose --modalities {other}, without {what}"
+            )
+    _check_demo(options)
     if options.weights or options.weights_dir or options.download:
         weights.check(options.weights, options.weights_dir, options.download)
     _grid(options, open_data(options))
+
+
+# Options of files, which the demo has of its own.
+_OF_FILES = {
+    "mpra": (
+        *("mpra_fasta", "mpra_sequence", "mpra_activity", "mpra_replicates", "mpra_spread"),
+        *("mpra_replicate_count", "mpra_label", "mpra_chromosome", "mpra_cell_type", "mpra_cell_type_name"),
+    ),
+    "tracks": ("fasta", "track_valid", "track_test", "track_regions"),
+}
+
+
+def _check_demo(options: Options) -> None:
+    """Refuses options that would not be read, because the demo is."""
+    usual = {field.name: field.default for field in dataclasses.fields(Options)}
+    for source, names in _OF_FILES.items():
+        for name in names:
+            found = getattr(options, name)
+            if getattr(options, source) == "demo" and found != usual[name]:
+                words = ",".join(found) if isinstance(found, tuple) else found
+                raise InputError(
+                    f"--{name}: found {words!r} with --{source} demo, which has its own; give --{source} TABLE, or "
+                    f"leave --{name} out"
+                )
 
 
 def run(options: Options, run: "Run") -> int:
@@ -218,10 +260,10 @@ def run(options: Options, run: "Run") -> int:
         run.take_over({"grid": study})
         trainer = JointStudy(options, run, data, study, trunk)
         outcomes = trainer.train(trainings)
-        outcomes.failed.update(trainer.keep_pair(trainings, outcomes.done))
-    _report(run, data, trainings, study, outcomes)
+        _report(run, trainings, study, outcomes)
+        failed = outcomes.failed | trainer.keep_pair(trainings, outcomes.done)
     run.summarize({"seconds/total": time.perf_counter() - began})
-    return 1 if outcomes.failed else 0
+    return 1 if failed else 0
 
 
 # --- what goes in -------------------------------------------------------------------------------------------------
@@ -233,7 +275,6 @@ def open_data(options: Options, say: bool = False) -> JointData:
     Raises:
         InputError: a file is absent or wrong, or both have no cell type in common.
     """
-    demo = demo_mpra.demo_joint_inputs(options.work_dir) if "demo" in (options.mpra, options.tracks) else None
     table = split = source = None
     mpra_len, seq_len = (
         joint_grid.size(options.preset, name, getattr(options, name)) for name in ("mpra_len", "seq_len")
@@ -246,16 +287,18 @@ def open_data(options: Options, say: bool = False) -> JointData:
             spread=options.mpra_spread,
             replicate_count=options.mpra_replicate_count,
             label=options.mpra_label,
+            cell_type=options.mpra_cell_type,
             chromosome=options.mpra_chromosome,
         )
         path: Path | str = options.mpra
-        if demo is not None and options.mpra == "demo":
-            path, columns = demo / "mpra.tsv", MpraColumns(replicates=("activity_rep1", "activity_rep2"))
+        if options.mpra == "demo":
+            path = demo_mpra.demo_joint_inputs(options.work_dir) / "mpra.tsv"
+            columns = MpraColumns(replicates=("activity_rep1", "activity_rep2"))
         table = read_mpra(
             path,
             columns,
             fasta=options.mpra_fasta or None,
-            cell_type=options.mpra_cell_type,
+            cell_type=options.mpra_cell_type_name,
             max_length=mpra_len,
         )
         if options.mpra_log2 is not None:
@@ -264,21 +307,21 @@ def open_data(options: Options, say: bool = False) -> JointData:
             table, seed=_SPLIT_SEED, valid_chromosomes=options.mpra_valid, test_chromosomes=options.mpra_test
         )
     if set(options.modalities) != {"mpra"}:
-        source = _open_tracks(options, demo)
+        source = _open_tracks(options)
     if say:
         notes = [note for part in (table, split, source) if part is not None for note in part.notes]
         print("".join(f"{note}\n" for note in notes), end="", flush=True)
     return join(table, split, source, mpra_len=mpra_len, seq_len=seq_len)
 
 
-def _open_tracks(options: Options, demo: Path | None) -> CoverageSource:
+def _open_tracks(options: Options) -> CoverageSource:
     if options.tracks == "demo":
         if options.mpra != "demo" and set(options.modalities) != {"tracks"}:
             raise InputError(
                 f"--tracks: found demo beside --mpra {options.mpra}; give --tracks TABLE and --fasta GENOME, or choose "
                 "--modalities mpra"
             )
-        assert demo is not None
+        demo = demo_mpra.demo_joint_inputs(options.work_dir)
         return _named(
             open_coverage,
             demo / "genome.fa",
@@ -301,12 +344,14 @@ def _open_tracks(options: Options, demo: Path | None) -> CoverageSource:
         options.tracks,
         valid=options.track_valid,
         test=options.track_test,
+        regions=options.track_regions or None,
         work_dir=options.work_dir,
         tracks=options.track_names,
     )
 
 
 _OPTIONS_OF = {"--tracks:": "--track_names:", "valid names": "--track_valid:", "test names": "--track_test:"}
+_OPTIONS_OF |= {"bed ": "--track_regions "}
 
 
 def _named(opened: Callable[..., CoverageSource], *arguments: Any, **options: Any) -> CoverageSource:
@@ -371,9 +416,7 @@ def _check_room(training: Training, data: JointData, held_out: int) -> None:
 _COLUMNS = ("name", "setting", "modalities", "seed")
 
 
-def _report(
-    run: "Run", data: JointData, trainings: list[Training], study: str, outcomes: Outcomes[Trained]
-) -> None:
+def _report(run: "Run", trainings: list[Training], study: str, outcomes: Outcomes[Trained]) -> None:
     """Tables and pictures of all trainings, what joint training brings, and the same in words."""
     for name, why in outcomes.failed.items():
         print(f"failed: {name}: {why}")
@@ -396,10 +439,13 @@ def _report(
         for name in own
         for modalities, part in results.groupby("modalities")
     }
-    differences = joint_evaluation.paired_differences(results, own, "both", "mpra")
+    differences = joint_evaluation.paired_differences(
+        joint_evaluation.with_over_mean(results), [*own, joint_evaluation.OVER_MEAN], "both", "mpra"
+    )
     if not differences.empty:
         run.keep_table("differences", differences)
-        print(f"\nWhat tracks add to MPRA:\n{reporting.differences_text(differences, 'both', 'mpra')}")
+        said = differences.replace({"number": joint_evaluation.WORDS})
+        print(f"\nWhat tracks add to MPRA:\n{reporting.differences_text(said, 'both', 'mpra')}")
         for row in differences.itertuples():
             if not row.setting:
                 summary |= {

@@ -108,8 +108,8 @@ def join(
         if source is not None and not set(names) & set(table.cell_types):
             raise InputError(
                 f"tracks and MPRA have no cell type in common: tracks have {_some(names)}, the MPRA table has "
-                f"{_some(table.cell_types)}; name them alike (column cell_type of the targets table, --mpra_cell_type) "
-                "or choose --modalities mpra or tracks"
+                f"{_some(table.cell_types)}; name them alike (column cell_type of the targets table, "
+                "--mpra_cell_type_name) or choose --modalities mpra or tracks"
             )
         names += [name for name in table.cell_types if name not in names]
     place = {name: number for number, name in enumerate(names)}
