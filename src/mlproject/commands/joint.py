@@ -42,7 +42,7 @@ class Options:
     """Windows of the genome to train on; each has the coverage of every cell type."""
     num_mpra_train_samples: tuple[int, ...] = (0,)
     """Sequences with labels to train on, drawn by the seed. 0: all of the training split."""
-    num_track_valid_samples: int = 32
+    num_track_valid_samples: int = 16
     """Windows of the validation and of the test chromosomes."""
     mpra: str = "demo"
     """Table of sequences and activity (tab, comma or semicolon); demo: made-up ones."""

@@ -29,7 +29,7 @@ from mlproject.data import demo
 from mlproject.data.files import explained, new_folder, read_text
 from mlproject.errors import InputError
 
-CELL_TYPES = tuple(f"demo_{letter}" for letter in "ABCDEFGH")
+CELL_TYPES = tuple(f"demo_{letter}" for letter in "ABCDEFGHIJKLMNOPQRSTUVWX")
 RESOLUTION = demo.RESOLUTION  # bp, of the bigWigs
 
 # Weights of motifs in cell types: gamma of mean 1, or none.

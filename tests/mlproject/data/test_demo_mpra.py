@@ -46,7 +46,7 @@ def test_the_grammar_is_that_of_the_demo_of_tracks_and_comes_back(folder, gramma
     made = make_grammar(0)
     assert grammar._replace(weights=0) == made._replace(weights=0)
     np.testing.assert_array_equal(grammar.weights, made.weights)
-    assert grammar.weights.shape == (8, 6) and (grammar.weights >= 0).all()
+    assert grammar.weights.shape == (24, 6) and (grammar.weights >= 0).all()
     assert make_grammar(1).motifs != grammar.motifs
     (folder.parent / "other").mkdir(exist_ok=True)
     for damage in ("{", "[]", json.dumps({"motifs": ["A"]})):
@@ -61,8 +61,9 @@ def test_the_grammar_is_that_of_the_demo_of_tracks_and_comes_back(folder, gramma
 def test_cell_types_differ_and_each_has_a_strong_motif(seed):
     weights = make_grammar(seed).weights
     assert (weights.max(axis=0) >= 1).all() and (weights.max(axis=1) >= 1).all()
-    alike = np.corrcoef(weights)[np.triu_indices(8, 1)]
-    assert ((alike > -0.3) & (alike < 0.6)).mean() > 0.5 and alike.max() < 0.9
+    alike = np.corrcoef(weights)[np.triu_indices(24, 1)]
+    # of 24 vectors of six weights some are alike, in a grammar that has two cell types with one motif even the same
+    assert ((alike > -0.3) & (alike < 0.6)).mean() > 0.4 and (alike > 0.9).mean() < 0.1
 
 
 def test_the_oracle_counts_motifs_on_either_strand_as_plain_search_does(grammar, table):
@@ -88,7 +89,7 @@ def test_the_oracle_counts_motifs_on_either_strand_as_plain_search_does(grammar,
             np.log2(1 + demo_mpra.GAIN * (counts * grammar.weights[row]).sum(axis=1)),
             rtol=1e-12,
         )
-    palindrome = grammar._replace(motifs=("ACGT",), weights=np.ones((8, 1)))
+    palindrome = grammar._replace(motifs=("ACGT",), weights=np.ones((24, 1)))
     assert motif_counts(["ACGTACGT"], palindrome).tolist() == [[4]]
     assert motif_counts([], grammar).shape == (0, 6)
     with pytest.raises(InputError, match="cell_type 'demo_Z': the demo has demo_A, demo_B, "):
@@ -97,18 +98,18 @@ def test_the_oracle_counts_motifs_on_either_strand_as_plain_search_does(grammar,
 
 def test_the_table_is_the_grammar_with_noise(grammar, table):
     assert list(table) == ["name", "sequence", "cell_type", "activity_rep1", "activity_rep2"]
-    assert len(table) == 1_200 * 8 and not table.duplicated(["name", "cell_type"]).any()
+    assert len(table) == 1_200 * 24 and not table.duplicated(["name", "cell_type"]).any()
     lengths = table["sequence"].str.len()
     assert (lengths == 150).all()
     assert set("".join(table["sequence"].unique())) == set("ACGT")
     missing = table[["activity_rep1", "activity_rep2"]].isna()
-    assert 40 < missing.to_numpy().sum() < 200 and not missing.all(axis=1).any()
+    assert 120 < missing.to_numpy().sum() < 600 and not missing.all(axis=1).any()
     mean = table[["activity_rep1", "activity_rep2"]].mean(axis=1)
     correlations = []
     for cell_type, own in table.groupby("cell_type"):
         expected = expected_activity(own["sequence"].tolist(), cell_type, grammar)
         correlations.append(np.corrcoef(expected, mean[own.index])[0, 1])
-    assert len(correlations) == 8 and min(correlations) > 0.9
+    assert len(correlations) == 24 and min(correlations) > 0.9
     assert abs(np.mean(correlations) - demo_mpra.CEILING) < 0.02
     replicates = table[["activity_rep1", "activity_rep2"]].dropna().corr().iloc[0, 1]
     # Spearman and Brown: what the mean of two such replicates shares with the truth
@@ -171,7 +172,7 @@ def test_coverage_is_bumps_at_the_motifs(folder, grammar):
     assert np.corrcoef(made.ravel(), np.ravel(expected))[0, 1] > 0.997
     np.testing.assert_allclose(made.mean(axis=1), np.mean(expected, axis=1), rtol=0.01)
     for one, other in zip(measured, expected, strict=True):
-        assert np.corrcoef(np.log1p(one), np.log1p(other))[0, 1] > 0.92
+        assert np.corrcoef(np.log1p(one), np.log1p(other))[0, 1] > 0.9
         np.testing.assert_allclose(one.mean(), np.mean(other), rtol=0.02)
     logs = np.log1p(made)
     again = [np.log1p(np.random.default_rng(seed).poisson(made)) for seed in range(2)]
@@ -201,7 +202,7 @@ def test_windows_hold_none_to_several_motifs(folder, grammar):
 def test_the_demo_is_the_same_again_and_another_with_another_seed(tmp_path):
     first, again = (demo_joint_inputs(tmp_path / name) for name in ("a", "b"))
     files = [path.relative_to(first) for path in first.rglob("*") if path.is_file()]
-    assert len(files) == 12
+    assert len(files) == 28
     for name in files:
         assert (first / name).read_bytes() == (again / name).read_bytes()
     assert demo_joint_inputs(tmp_path / "a") == first
