@@ -12,6 +12,8 @@ from mlproject.joint_training import Examples, JointTrainer, Weights, base_entro
 from toy_joint import CELL_TYPES, MPRA_LEN, SEQ_LEN, toy_joint, toy_windows, with_activity
 from toys import toy_perceiver_config
 
+pytestmark = pytest.mark.slow  # the step of all losses is compiled once, in some ten seconds
+
 WEIGHTS = Weights(0.5, 2.0, 3.0)
 UNITS = {"activity_mean": 1.5, "activity_sd": 0.7}
 
@@ -249,7 +251,7 @@ def test_a_saved_model_predicts_every_cell_type(trainer, tmp_path):
     np.testing.assert_allclose(
         found[np.arange(len(rows)), trainer.data.mpra.cell[rows]][~ends_in_n], expected[~ends_in_n], rtol=1e-5
     )
-    np.testing.assert_allclose(served(tf.constant(one_hot))["activity"], found, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(served(tf.constant(one_hot)), found, rtol=1e-4, atol=1e-6)
 
 
 def test_base_entropy_is_that_of_scipy():
