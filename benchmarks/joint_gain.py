@@ -18,11 +18,15 @@ from pathlib import Path
 from measuring import ROOT, command, verdict
 
 RETINA = (
-    *("--modalities", "mpra", "--seeds", "1,2,3", "--mpra_len", "164", "--mpra_cell_type", "retina"),
+    *("--modalities", "mpra", "--seeds", "1,2,3", "--mpra_len", "164", "--mpra_cell_type_name", "retina"),
     *("--mpra_activity", "expression", "--mpra_log2", "1", "--mpra_test", "chr8,chr9,chr10"),
     *("--mpra_spread", "expression_std", "--mpra_replicate_count", "expression_reps"),
     *("--epochs", "25", "--steps_per_epoch", "100", "--batch_size", "64", "--nucleotide_weight", "0.3"),
     *("--dropout", "0.1", "--weight_decay", "0.01"),
+)
+_BASELINES = (
+    *("pearson/kmers", "pearson/gc", "ceiling/activity", "pearson/kmers_hidden"),
+    "pearson/mean_of_cells_hidden",
 )
 
 
@@ -41,6 +45,7 @@ def main() -> int:
                 "--mpra", str(data / "rhoActivityJoinedAnnotated.txt"),
                 "--mpra_fasta", str(data / "library1And2.fasta"))  # fmt: skip
         numbers = _numbers(folder)
+        _print_intervals(folder)
     for experiment, found in numbers.items():
         print(f"{experiment}: {json.dumps(found)}")
     joint, sample, evolved = numbers["joint"], numbers["sample-1"], numbers["evolve"]
@@ -50,20 +55,19 @@ def main() -> int:
     met &= low > 0
     met &= verdict("0.7 / Spearman r of targets and judged, sample", 0.7 / sample["judged/spearman"], 1)
     met &= verdict("0.7 / Spearman r of targets and judged, evolve", 0.7 / evolved["judged/spearman"], 1)
+    found = abs(sample["random/judged_spearman"])
+    met &= verdict("|Spearman r| of targets and judged, random sequences", found, 0.3)
     colder = numbers["sample-0.5"]["diversity/hamming"]
     met &= verdict("diversity at temperature 0.5 / at 1", colder / sample["diversity/hamming"], 1)
     if "retina" in numbers:
         retina = numbers["retina"]
-        verdict(
-            "retina: r of 5-mer ridge / of the model",
-            retina["pearson/kmers/mpra"] / retina["pearson/activity/mpra"],
-            1,
-        )
+        ratio = retina["pearson/kmers/mpra"] / retina["pearson/activity/mpra"]
+        met &= verdict("retina: r of 5-mer ridge / of the model", ratio, 1)
     return 0 if met else 1
 
 
 def _numbers(folder: Path) -> dict[str, dict[str, float]]:
-    """Final numbers of the commands' runs by experiment, and the baselines of the trainings in means over seeds."""
+    """Final numbers of the commands' runs by experiment; of trainings on MPRA alone the mean baselines."""
     sys.path.insert(0, str(ROOT / "src"))
     from mlproject.tracking.runs import read_runs
 
@@ -72,14 +76,30 @@ def _numbers(folder: Path) -> dict[str, dict[str, float]]:
     found = {}
     for _, parent in runs[runs["parent"].isna()].iterrows():
         own = {name.removeprefix("metrics."): parent[name] for name in runs if name.startswith("metrics.")}
-        children = runs[runs["parent"] == parent["run_id"]]
-        for name in ("pearson/kmers", "pearson/gc", "ceiling/activity", "pearson/kmers_hidden"):
+        children = runs[(runs["parent"] == parent["run_id"]) & (runs["params.modalities"] == "mpra")]
+        for name in _BASELINES:
             column = f"metrics.{name}"
             if column in children and children[column].notna().any():
                 own[f"{name}/mpra"] = children[column].mean()
         experiment = _experiment_name(parent["experiment_id"])
         found[experiment] = {name: round(float(value), 4) for name, value in own.items() if value == value}
     return found
+
+
+def _print_intervals(folder: Path) -> None:
+    """Of the trainings on real data: r of each predictor with the interval over clusters of near-duplicates."""
+    import pandas as pd
+
+    from mlproject.tracking.runs import read_runs
+
+    runs = read_runs()
+    for _, child in runs[runs["parent"].notna() & (runs["params.mpra"] != "demo")].iterrows():
+        for path in folder.glob(f"mlruns/*/{child['run_id']}/artifacts/comparison.parquet"):
+            for row in pd.read_parquet(path).itertuples():
+                print(
+                    f"{child['name']}, {row.cell_type}, {row.predictor}: r {row.pearson:.3f} "
+                    f"({row.pearson_low:.3f} to {row.pearson_high:.3f}; n = {row.sequences}, ceiling {row.ceiling:.3f})"
+                )
 
 
 def _experiment_name(number: str) -> str:

@@ -38,6 +38,7 @@ CALLS = {"mlproject/commands/search_head.py": ("train_head", "finetune")}
 NO_RUN = (
     *("data/", "training.py", "evaluation.py", "inference.py", "reporting/"),
     *("design.py", "constraints.py", "automaton.py", "motifs.py"),
+    *("joint_training.py", "joint_evaluation.py", "joint_grid.py", "joint_trunk.py"),
 )
 
 

@@ -98,8 +98,9 @@ def correlation(measured: np.ndarray, predicted: np.ndarray, clusters: Sequence[
     low, high = np.full((2, 2), np.nan)
     if len(rows) >= _LEAST_CLUSTERS and np.isfinite(pearson):
         drawn = random.integers(0, len(rows), (_RESAMPLES, len(rows)))
-        draws = [values[:, np.concatenate([rows[cluster] for cluster in draw])] for draw in drawn]
-        resampled = np.array([pearson_and_spearman(*draw) for draw in draws])
+        resampled = np.array(
+            [pearson_and_spearman(*values[:, np.concatenate([rows[one] for one in draw])]) for draw in drawn]
+        )
         resampled = resampled[np.isfinite(resampled).all(1)]
         if len(resampled) > 0.95 * _RESAMPLES:
             low, high = np.quantile(resampled, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2], axis=0)

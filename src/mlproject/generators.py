@@ -2,7 +2,7 @@
 
 MODELS/generator/      the model that writes, as enformer_core.checkpoints saves it
 MODELS/judge/          one trained from another seed, which the generator never saw
-MODELS/training.tsv    name and sequence of what both were trained on
+MODELS/training.tsv    name and sequence of what one of them or both were trained on
 MODELS/models.json     runs, seeds, cell types, range of activity, base composition
 MODELS/grammar.json    of demo data: what made it
 
@@ -63,7 +63,7 @@ class Generators(NamedTuple):
     writes: bool
     """Whether masked letters were trained, without which the generator cannot write."""
     names: tuple[str, ...]
-    """Of the training sequences."""
+    """Of the sequences that one of them or both were trained on."""
     sequences: tuple[str, ...]
     grammar: JointGrammar | None
 

@@ -1,7 +1,7 @@
 """The pair of models that `generate` works with: one that writes, and one of another seed that judges.
 
 models/generator, models/judge   checkpoints of Perceivers
-models/training.tsv              names and sequences that were trained on
+models/training.tsv              names and sequences that one of them or both were trained on
 models/models.json               which runs they are, cell types, the range of activity, the composition of letters
 models/grammar.json              of the demo: what made the data
 """
@@ -16,17 +16,20 @@ import numpy as np
 import pandas as pd
 
 from mlproject.data.joint import JointData
-from mlproject.joint_grid import Training, labels
+from mlproject.joint_grid import NONE, Training, labels
 
 FOLDER = "models"
 _RANGE = (5, 95)  # percentiles of the training activities
 
 
 def best_setting(results: pd.DataFrame) -> str | None:
-    """The setting and modalities, as `group`, that generate best: joint ones if there are, by validation r of activity.
+    """The setting and modalities, as `group`, that generate best, by validation r of activity.
+
+    Joint ones if there are, and of these such that see all labels if there are.
 
     Args:
-        results: a row for each training that is done: group, modalities, best/activity_pearson where it is defined.
+        results: a row for each training that is done: group, modalities, holdout_cell_type, best/activity_pearson where
+            it is defined.
 
     Returns:
         The group, or None where no training saw MPRA.
@@ -34,6 +37,8 @@ def best_setting(results: pd.DataFrame) -> str | None:
     able = results[results["modalities"] != "tracks"]
     for modalities in ("both", "mpra"):
         own = able[able["modalities"] == modalities]
+        if "holdout_cell_type" in own and (own["holdout_cell_type"] == NONE).any():
+            own = own[own["holdout_cell_type"] == NONE]
         if not own.empty:
             if "best/activity_pearson" not in own:  # it is nowhere defined
                 return str(own["group"].iloc[0])
@@ -66,7 +71,9 @@ def write_models(
     for name, source in checkpoints.items():
         shutil.copytree(source, models / name)
     table = data.mpra.table
-    train, _ = labels(trainings["generator"][0], data)
+    rows_of = [labels(training, data)[0] for training, _ in trainings.values()]
+    train = np.unique(np.concatenate(rows_of))
+    labelled = sorted(set.intersection(*(set(data.mpra.cell[rows].tolist()) for rows in rows_of)))
     sequences = np.unique(table.sequence[train])
     rows = "".join(f"{table.names[number]}\t{table.sequences[number]}\n" for number in sequences)
     (models / "training.tsv").write_text(f"name\tsequence\n{rows}", encoding="utf-8")
@@ -79,7 +86,7 @@ def write_models(
     }
     document |= {
         "cell_types": list(data.cell_types),
-        "labelled": [data.cell_types[cell] for cell in np.unique(data.mpra.cell[train])],
+        "labelled": [data.cell_types[cell] for cell in labelled],
         "activity": {"low": float(low), "high": float(high)},
         "base_composition": (composition / composition.sum()).tolist(),
         "has_nucleotides": writes,

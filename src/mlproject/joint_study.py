@@ -281,6 +281,7 @@ class JointStudy:
             by_name[judge.name], done = judge, {**done, **outcomes.done}
             names.append(judge.name)
         pair = dict(zip(("generator", "judge"), names, strict=False))
+        print(f"\nkept for generate: {pair['generator']}, judged by {pair['judge']}", flush=True)
         with tempfile.TemporaryDirectory() as temporary:
             checkpoints = {}
             for role, name in pair.items():
@@ -302,7 +303,7 @@ class JointStudy:
 
 
 def results_table(trainings: Sequence[Training], done: Mapping[str, Trained]) -> pd.DataFrame:
-    """A row for each training done: name, group (setting and modalities), setting, modalities, seed, metrics."""
+    """A row for each training done: name, group (setting and modalities), what it was, and its metrics."""
     return pd.DataFrame(
         [
             {
@@ -311,6 +312,7 @@ def results_table(trainings: Sequence[Training], done: Mapping[str, Trained]) ->
                 "setting": training.setting,
                 "modalities": training.modalities,
                 "seed": training.seed,
+                "holdout_cell_type": training.values["holdout_cell_type"],
                 **done[training.name].metrics,
             }
             for training in trainings

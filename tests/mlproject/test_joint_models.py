@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pandas as pd
 
-from mlproject.joint_grid import Training
+from mlproject.joint_grid import Training, labels
 from mlproject.joint_models import best_setting, write_models
 from toy_joint import toy_joint
 
@@ -25,6 +25,10 @@ def test_the_best_setting_is_a_joint_one_by_validation():
     assert best_setting(results(*alone[1:])) is None
     undefined = [("x mpra", "mpra", np.nan), ("y mpra", "mpra", -0.3)]
     assert best_setting(results(*undefined)) == "y mpra"
+    hidden = pd.concat([results(*both), results(("z both", "both", 0.2))])
+    hidden["holdout_cell_type"] = ["a"] * 4 + ["none"]
+    assert best_setting(hidden) == "z both"
+    assert best_setting(hidden[:4]) == "y both"
     nowhere = results(*undefined[:1]).drop(columns="best/activity_pearson")
     assert best_setting(nowhere) == "x mpra"
 
@@ -56,9 +60,10 @@ def test_the_folder_says_what_was_trained_on(tmp_path):
     trained = pd.read_csv(models / "training.tsv", sep="\t")
     place = {name: n for n, name in enumerate(data.mpra.table.names)}
     numbers = [place[name] for name in trained["name"]]
-    assert len(numbers) == 5 and trained["sequence"].tolist() == [
-        data.mpra.table.sequences[n] for n in numbers
-    ]
+    drawn = [labels(training, data)[0] for training, _ in trainings.values()]
+    expected = {int(number) for rows in drawn for number in data.mpra.table.sequence[rows]}
+    assert set(numbers) == expected and len(numbers) == len(expected) > 5
+    assert trained["sequence"].tolist() == [data.mpra.table.sequences[n] for n in numbers]
     assert {data.mpra.split.subset[n] for n in numbers} == {"train"}
     own = data.mpra.table.activity[np.isin(data.mpra.table.sequence, numbers) & (data.mpra.cell == 1)]
     low, high = document["activity"]["low"], document["activity"]["high"]
