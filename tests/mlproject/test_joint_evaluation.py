@@ -180,3 +180,48 @@ def test_differences_that_have_no_interval_or_no_pair():
     same = pd.DataFrame([{**row, "seed": seed} for row in rows for seed in (1, 2, 3)])
     (same,) = joint_evaluation.paired_differences(same, ["r"], "both", "mpra").to_dict("records")
     assert same["low"] == pytest.approx(0.2) == same["high"]
+
+
+def test_cell_types_without_labels_to_train_on_count_in_no_mean(data):
+    rows = data.mpra.rows("test")
+    found = joint_evaluation.activity_table(
+        data.mpra, rows, data.mpra.table.activity[rows], None, labelled=[1]
+    )
+    assert set(found["labels"][found["cell_type"] == "b"]) == {"seen"}
+    assert set(found["labels"][found["cell_type"] == "c"]) == {"none"}
+    hidden = joint_evaluation.activity_table(data.mpra, rows, data.mpra.table.activity[rows], 2, labelled=[1])
+    assert set(hidden["labels"]) == {"seen", "hidden"}
+    numbers = joint_evaluation.activity_numbers(joint_evaluation.compare_cell_types(found, ["predicted"]))
+    assert numbers["pearson/activity"] == pytest.approx(1)
+    assert numbers.keys() == {"pearson/activity", "spearman/activity", "ceiling/activity"}
+
+
+def test_the_mean_of_cell_types_is_of_hidden_rows_alone(table):
+    is_hidden = (table["labels"] == "hidden").to_numpy()
+    own = table["activity"][is_hidden].to_numpy()
+    mean = joint_evaluation.mean_of_cells({0: own + 1, 3: 3 * own}, is_hidden)
+    assert np.isnan(mean[~is_hidden]).all()
+    np.testing.assert_allclose(mean[is_hidden], 2 * own + 0.5)
+    assert np.isnan(joint_evaluation.mean_of_cells({}, np.zeros(4, bool))).all()
+    with_mean = table.assign(mean_of_cells=mean)
+    comparison = joint_evaluation.compare_cell_types(with_mean, ["predicted", "mean_of_cells"])
+    numbers = joint_evaluation.activity_numbers(comparison)
+    assert numbers["pearson/mean_of_cells_hidden"] == pytest.approx(1)
+    assert "pearson/mean_of_cells" not in numbers
+
+
+def test_tracks_are_compared_with_the_mean_of_cell_types():
+    rows = [
+        *(("both", 1, 0.5, 0.1), ("both", 2, 0.7, 0.2)),
+        *(("mpra", 1, 0.0, 0.4), ("mpra", 2, -0.1, 0.3)),
+    ]
+    numbers = ["pearson/activity_hidden", "pearson/mean_of_cells_hidden"]
+    results = pd.DataFrame(rows, columns=["modalities", "seed", *numbers]).assign(setting="")
+    found = joint_evaluation.with_over_mean(results)
+    (row,) = joint_evaluation.paired_differences(found, [joint_evaluation.OVER_MEAN], "both", "mpra").to_dict(
+        "records"
+    )
+    assert row["both"] == pytest.approx(0.6) and row["mpra"] == pytest.approx(0.35)
+    assert row["difference"] == pytest.approx(0.25) and row["low"] < 0.25 < row["high"]
+    nobody = results.drop(columns=numbers)
+    assert joint_evaluation.with_over_mean(nobody) is nobody
