@@ -91,7 +91,7 @@ def test_a_study_leaves_what_the_docs_promise(studies):
         kept = {"activity.png", "checkpoint"} | kinds("predictions", "comparison")
         assert kept <= store.artifacts(child)
         assert child.info.run_name == f"training {results.loc[(modalities, seed), 'name']}"
-        expected = {"holdout_cell_type": "demo_A", "d_model": "16", "epochs": "20"}
+        expected = {"holdout_cell_type": "demo_D", "d_model": "16", "epochs": "20"}
         assert expected.items() <= child.data.params.items()
         assert [step for step, _ in store.series(child, "loss")] == list(range(1, 61))
         losses = store.series(child, "validation/loss")
@@ -103,7 +103,7 @@ def test_a_study_leaves_what_the_docs_promise(studies):
         for number in ("pearson/activity", "pearson/activity_hidden", "best/nucleotide_gain"):
             assert results.loc[(modalities, seed), number] == pytest.approx(metrics[number])
         predictions = table_of(store, child, "predictions")
-        of_hidden = predictions[predictions["cell_type"] == "demo_A"]
+        of_hidden = predictions[predictions["cell_type"] == "demo_D"]
         assert set(of_hidden["labels"]) == {"hidden"}
         found = np.corrcoef(of_hidden["activity"], of_hidden["predicted"])[0, 1]
         assert metrics["pearson/activity_hidden"] == pytest.approx(found)
@@ -136,7 +136,7 @@ def test_the_pair_for_generate_is_two_seeds_of_one_setting(studies):
             np.testing.assert_array_equal(one, other)
     (demo,) = (studies.folder / "work").glob("demo-joint-*/raw")
     table = pd.read_csv(demo / "mpra.tsv", sep="\t")
-    assert sorted(["demo_A", *document["labelled"]]) == sorted(table["cell_type"].unique())
+    assert sorted(["demo_D", *document["labelled"]]) == sorted(table["cell_type"].unique())
     tracks = pd.read_csv(demo / "targets.txt", sep="\t")["cell_type"]
     assert document["cell_types"] == list(dict.fromkeys(tracks))
     assert (models / "grammar.json").read_bytes() == (demo / "grammar.json").read_bytes()
