@@ -136,6 +136,31 @@ def test_validation_numbers_are_those_of_numpy(trainer):
     assert found["validation/nucleotide_gain"] == base - letters and 1.2 < letters < 3
 
 
+def test_letters_are_asked_for_in_cell_types_that_are_drawn(trainer, monkeypatch):
+    asked = []
+
+    def spy(call, size, letters, hidden, before, activity, cell):
+        asked.append(cell)
+        return np.ones(len(cell)), np.ones(len(cell))
+
+    monkeypatch.setattr(trainer, "_in_batches", spy)
+    rows = trainer.data.mpra.rows("train")
+    for _ in range(2):
+        trainer.letter_losses(rows)
+    assert len(asked[0]) == len(np.unique(trainer.data.mpra.table.sequence[rows]))
+    assert set(asked[0]) == {1, 2}
+    np.testing.assert_array_equal(*asked)
+
+
+@pytest.mark.parametrize(("modalities", "exports"), [("mpra", True), ("tracks", False)])
+def test_a_model_without_labels_is_not_exported(modalities, exports, tmp_path):
+    trainer = toy_trainer(modalities)
+    assert trainer.exports == exports
+    if not exports:
+        trainer.save(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
 def test_training_lowers_each_loss(trainer):
     data = trainer.data
     of = examples(data)._replace(valid_rows=data.mpra.rows("train"), valid_windows=toy_windows(6))
