@@ -199,7 +199,7 @@ def prediction_figure(table: pd.DataFrame, title: str) -> Figure:
             shades = axes.hexbin(
                 own["predicted"], own["activity"], gridsize=50, mincnt=1, bins="log", cmap="viridis"
             )
-            figure.colorbar(shades, ax=axes, label="measurements")
+            figure.colorbar(shades, ax=axes, label="measurements", format="%g")  # powers of ten need a font
         else:
             sns.scatterplot(
                 x=own["predicted"], y=own["activity"], s=10, alpha=0.5, linewidth=0, ax=axes, color="C0"
