@@ -100,13 +100,7 @@ def _construct(fields: dict[str, str], where: str) -> Construct:
             "and no '.' at the start."
         )
     sequence = fields["sequence"].upper()
-    if not sequence:
-        raise InputError(f"{where}: sequence is empty.")
-    other = _OTHER_LETTER.search(sequence)
-    if other:
-        raise InputError(
-            f"{where}: sequence has {other[0]!r} at position {other.start()} (0-based), expected A, C, G, T or N."
-        )
+    check_letters(sequence, where)
     return Construct(
         index=whole_number(fields["index"], where, "index"),
         name=fields["name"],
@@ -117,6 +111,21 @@ def _construct(fields: dict[str, str], where: str) -> Construct:
         sites=_sites(fields["annotation"], len(sequence), where),
         sequence=sequence,
     )
+
+
+def check_letters(sequence: str, where: str) -> None:
+    """Refuses an empty sequence, and one with other letters than A, C, G, T and N, upper case.
+
+    Raises:
+      InputError: names the letter and its position.
+    """
+    if not sequence:
+        raise InputError(f"{where}: sequence is empty.")
+    other = _OTHER_LETTER.search(sequence)
+    if other:
+        raise InputError(
+            f"{where}: sequence has {other[0]!r} at position {other.start()} (0-based), expected A, C, G, T or N."
+        )
 
 
 def measurement(word: str, where: str, name: str) -> float:

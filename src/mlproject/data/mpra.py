@@ -20,7 +20,7 @@ import numpy as np
 
 from enformer_core import dna
 from enformer_core.perceiver import PADDING
-from mlproject.data.constructs import measurement
+from mlproject.data.constructs import check_letters, measurement
 from mlproject.data.files import read_lines, read_text
 from mlproject.data.genome import name_some
 from mlproject.data.mpra_replicates import merge
@@ -31,7 +31,6 @@ DEFAULT_CELL_TYPE = "mpra"
 
 _NOT_MEASURED = {"", "na", "nan", "n/a", "#n/a", "null", "none"}
 _INFINITE = re.compile(r"[-+]?inf(inity)?", re.IGNORECASE)
-_OTHER_LETTER = re.compile("[^ACGTN]")
 _LOOKS_LIKE_DNA = re.compile("[ACGTNacgtn]{12,}")
 _PLACE = re.compile(
     r"(?<![A-Za-z0-9])(chr[A-Za-z0-9]+?(?:_[A-Za-z0-9]+?(?:_(?:random|alt|fix))?)??)[-:_][0-9,]+[-_][0-9,]+"
@@ -161,7 +160,7 @@ def read_mpra(
             continue
         number = numbers.setdefault(sequence, len(numbers))
         if number == len(names):
-            _check_letters(sequence, source)
+            check_letters(sequence, source)
             if len(sequence) > max_length:
                 longer.append((len(sequence), source))
             names.append(label)
@@ -399,16 +398,6 @@ def _value(word: str, where: str, name: str) -> float:
             f"{where}: {name} is {word!r}, expected a finite number, or an empty cell for what was not measured."
         )
     return measurement(word, where, name)
-
-
-def _check_letters(sequence: str, where: str) -> None:
-    if not sequence:
-        raise InputError(f"{where}: sequence is empty.")
-    other = _OTHER_LETTER.search(sequence)
-    if other:
-        raise InputError(
-            f"{where}: sequence has {other[0]!r} at position {other.start()} (0-based), expected A, C, G, T or N."
-        )
 
 
 def _cell_type(words: list[str], layout: _Layout, given: str, where: str) -> str:
