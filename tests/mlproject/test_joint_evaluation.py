@@ -71,6 +71,7 @@ def test_baselines_are_fitted_to_each_cell_type_or_to_the_mean_of_the_others(dat
             np.testing.assert_allclose(found[name][data.mpra.cell[test] == cell], expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_baselines_do_not_read_hidden_or_held_out_labels(data):
     known, test = known_of(data, 2), data.mpra.rows("test")
     values = data.mpra.table.activity.copy()

@@ -55,6 +55,26 @@ def test_training_equals_adam_in_numpy(clip, compiled):
     assert result.step == 12 and result.metrics["loss"] == seen[-1][1]["loss"]
 
 
+@pytest.mark.parametrize("warmup", [0, 5])
+def test_after_the_warm_up_the_rate_may_fall_along_a_cosine(warmup):
+    schedule = Schedule(epochs=3, steps_per_epoch=4, warmup_steps=warmup, learning_rate=0.1, final_share=0.2)
+    rates = [schedule.rate(step) for step in range(1, 13)]
+    steps = np.arange(1, 13)
+    falls = (
+        0.02 + 0.08 * np.cos(np.pi / 2 * (steps - warmup) / (12 - warmup)) ** 2
+    )  # (1 + cos 2x) / 2 = cos² x
+    expected = np.where(steps <= warmup, 0.1 * steps / max(1, warmup), falls)
+    np.testing.assert_allclose(rates, expected, rtol=1e-12)
+    assert rates[-1] == pytest.approx(0.02) and max(rates) <= 0.1
+    constant = Schedule(epochs=3, steps_per_epoch=4, warmup_steps=warmup, learning_rate=0.1)
+    assert constant.rate(12) == 0.1 and constant.rate(warmup + 1) == 0.1
+
+
+def test_a_warm_up_that_is_as_long_as_the_training_has_no_fall():
+    schedule = Schedule(epochs=1, steps_per_epoch=4, warmup_steps=4, learning_rate=0.1, final_share=0.2)
+    assert [schedule.rate(step) for step in range(1, 5)] == pytest.approx([0.025, 0.05, 0.075, 0.1])
+
+
 class Mixed:
     """A weight `[3, 2]`, a bias of it, and one of relative positions, under squared errors."""
 

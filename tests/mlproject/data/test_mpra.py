@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mlproject.data.mpra import MpraColumns, codes, read_mpra
+from mlproject.data.mpra import MpraColumns, codes, log2_activity, read_mpra
 from mlproject.errors import InputError
 
 HEADER = "label,sequence,activity\n"
@@ -284,3 +284,31 @@ def test_a_published_table_joined_with_its_fasta(crx_mpra):
     assert (table.activity[0], table.spread[0]) == (3.027743876435533, 0.3304822997629895)
     with pytest.raises(InputError, match="9,633 of 9,633 sequences are longer: set --mpra_len to 164"):
         read_mpra(crx_mpra / "rhoActivityJoinedAnnotated.txt", columns, **options, max_length=150)
+
+
+# --- logarithms ---------------------------------------------------------------------------------------------------
+
+
+def test_spreads_of_logarithms_are_those_of_a_simulation(tmp_path):
+    text = "sequence,activity,sd,n\nA,3,0.1,4\nC,40,2,3\nG,0,0.02,2\nT,1,,5\n"
+    columns = MpraColumns(spread=("sd",), replicate_count=("n",))
+    table = read(tmp_path, text, columns)
+    found = log2_activity(table, 1)
+    np.testing.assert_allclose(found.activity, np.log2([4, 41, 1, 2]), atol=1e-12)
+    drawn = np.random.default_rng(0).normal(table.activity, table.spread, (200_000, 4))
+    expected = np.log2(drawn + 1).std(axis=0)
+    # of the first order in spread / activity, which is 5% at most
+    np.testing.assert_allclose(found.spread, expected, rtol=0.01)
+    assert np.isnan(found.spread[3]) and found.replicates.tolist() == [4, 3, 2, 5]
+    assert found.sequences == table.sequences and found.digest != table.digest
+
+
+def test_what_has_no_logarithm_is_refused(tmp_path):
+    table = read(tmp_path, "sequence,activity\nA,0\nC,-0.5\nG,2\n")
+    with pytest.raises(
+        InputError, match=r"--mpra_log2 0: 2 of 3 activities are 0 or less \(the lowest is -0.5\)"
+    ):
+        log2_activity(table, 0)
+    with pytest.raises(InputError, match=r"--mpra_log2 0.5: 1 of 3 activities are -0.5 or less"):
+        log2_activity(table, 0.5)
+    np.testing.assert_allclose(log2_activity(table, 0.75).activity, np.log2([0.75, 0.25, 2.75]))
