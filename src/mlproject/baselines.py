@@ -75,29 +75,32 @@ FEATURES: Mapping = {"sites": site_presence, "kmers": kmer_frequencies}
 def ridge_predictions(
     features: np.ndarray, activity: np.ndarray, known: np.ndarray, clusters: Sequence[str]
 ) -> np.ndarray:
-    """Predictions for every construct from those whose activity is known: `[n]` float64.
+    """Predictions for every construct from those whose activity is known: float64 of the shape of `activity`.
 
     Args:
         features: `[n, F]`; with no feature at all there is no prediction: NaN.
-        activity: `[n]`.
+        activity: `[n]`, or `[n, outputs]` for regressions of their own, each with its own penalty.
         known: bool `[n]`: which constructs the regression is fitted to.
         clusters: of each construct, what the penalty's cross-validation keeps together.
     """
     if not features.shape[1]:
-        return np.full(len(features), np.nan)
+        return np.full(activity.shape, np.nan)
     groups = np.asarray(clusters)[known]
     scaler = StandardScaler().fit(features[known])
-    scaled, measured = scaler.transform(features), activity[known]
+    scaled, measured = scaler.transform(features), activity[known].reshape(known.sum(), -1)
     of_known = scaled[known]
     parts = min(_PARTS, len(set(groups)))
     if parts == 1:  # of one cluster alone, generalised cross-validation over its constructs
-        return RidgeCV(_PENALTIES).fit(of_known, measured).predict(scaled)
-    errors = np.zeros(len(_PENALTIES))
+        models = [RidgeCV(_PENALTIES).fit(of_known, values) for values in measured.T]
+        return np.stack([model.predict(scaled) for model in models], 1).reshape(activity.shape)
+    errors = np.zeros((len(_PENALTIES), measured.shape[1]))
     for train, test in GroupKFold(parts).split(of_known, groups=groups):
-        predicted = _Ridge(of_known[train], measured[train]).predict(of_known[test], _PENALTIES)
-        errors += ((predicted - measured[test][:, np.newaxis]) ** 2).mean(0)
-    best = _PENALTIES[[errors.argmin()]]
-    return _Ridge(of_known, measured).predict(scaled, best)[:, 0]
+        fitted = _Ridge(of_known[train], measured[train])
+        for number, penalty in enumerate(_PENALTIES):
+            predicted = fitted.predict(of_known[test], penalty)
+            errors[number] += ((predicted - measured[test]) ** 2).mean(0)
+    best = _PENALTIES[errors.argmin(0)]
+    return _Ridge(of_known, measured).predict(scaled, best).reshape(activity.shape)
 
 
 class _Ridge:
@@ -107,20 +110,20 @@ class _Ridge:
 
     Args:
         features: `[n, F]` float64.
-        values: `[n]`.
+        values: `[n, outputs]`.
     """
 
     def __init__(self, features: np.ndarray, values: np.ndarray):
-        self._center, self._mean = features.mean(0), values.mean()
+        self._center, self._mean = features.mean(0), values.mean(0)
         centred = features - self._center
         eigenvalues, self._vectors = np.linalg.eigh(centred.T @ centred)
         self._eigenvalues = np.maximum(eigenvalues, 0)
         self._turned = self._vectors.T @ (centred.T @ (values - self._mean))
 
-    def predict(self, features: np.ndarray, penalties: np.ndarray) -> np.ndarray:
-        """`[m, F]` to `[m, penalties]`."""
-        scaled = self._turned[:, np.newaxis] / (self._eigenvalues[:, np.newaxis] + penalties)
-        return (features - self._center) @ (self._vectors @ scaled) + self._mean
+    def predict(self, features: np.ndarray, penalty: np.ndarray | float) -> np.ndarray:
+        """`[m, F]` to `[m, outputs]`, with one penalty or one for each output."""
+        weights = self._vectors @ (self._turned / (self._eigenvalues[:, np.newaxis] + penalty))
+        return (features - self._center) @ weights + self._mean
 
 
 OF_TRACKS = ("bin_mean", "gc")

@@ -91,15 +91,22 @@ def baselines(examples: MpraExamples, train: np.ndarray, test: np.ndarray) -> di
     of_train, of_test = place[: len(train)], place[len(train) :]
     found = {name: np.full(len(test), np.nan) for name in features}
     seen = np.unique(examples.cell[train])
+    fits: dict[
+        bytes, list[tuple[int, np.ndarray]]
+    ] = {}  # cell types of the same sequences are fitted together
     for cell in np.unique(examples.cell[test]):
         own = examples.cell[train] == cell if cell in seen else np.ones(len(train), bool)
-        mean = np.bincount(of_train[own], table.activity[train][own], len(numbers))
+        total = np.bincount(of_train[own], table.activity[train][own], len(numbers))
         count = np.bincount(of_train[own], minlength=len(numbers))
-        known = count > 0
-        activity = mean / np.maximum(1, count)
-        asked = examples.cell[test] == cell
+        fits.setdefault((count > 0).tobytes(), []).append((cell, total / np.maximum(1, count)))
+    for sequences_known, of_cells in fits.items():
+        known = np.frombuffer(sequences_known, bool)
+        activity = np.stack([values for _, values in of_cells], 1)
         for name, of_sequences in features.items():
-            found[name][asked] = ridge_predictions(of_sequences, activity, known, clusters)[of_test[asked]]
+            predicted = ridge_predictions(of_sequences, activity, known, clusters)
+            for column, (cell, _) in enumerate(of_cells):
+                asked = examples.cell[test] == cell
+                found[name][asked] = predicted[of_test[asked], column]
     return found
 
 
