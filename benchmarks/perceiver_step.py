@@ -206,10 +206,9 @@ def _port(config: dict[str, Any], weights: dict[str, Any]) -> Any:
 
         def forward(self, batch):
             cells = nn.functional.embedding(batch["cell"], self.tables["cell_type_embedding"])
-            query = (self.tables["modality_embedding"][0] + cells)[:, None]
             table = self.tables["activity_embedding"]
             read = self.tokens(batch["letters"], 0, cells) + table[-1]
-            activity = self.to_activity(self.decode(query, read))[:, 0, 0]
+            activity = self.to_activity(self.decode(read.mean(1, keepdim=True), read))[:, 0, 0]
             centres = torch.linspace(-3, 3, len(table) - 1)
             near = (batch["activity"].clip(-3, 3)[:, None] - centres) / (2 * (centres[1] - centres[0]))
             near = nn.functional.softmax(-0.5 * near**2, -1) @ table[:-1]

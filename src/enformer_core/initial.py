@@ -15,7 +15,8 @@ import tensorflow as tf
 # a normal of standard deviation 1/sqrt(fan-in) cut at two deviations; attention projections from
 # `VarianceScaling(2.0)`, which corrects for the cut; pooling starts near a maximum; the attention output at zero.
 # Low-rank adapters start as nothing: one factor drawn, the other zero. Rows of a table are no
-# fan-in. Of the five channels of a letter one is not zero: its embedding begins with a variance of 1.
+# fan-in. Of the five channels of a letter one is not zero: its embedding begins with a variance of 1. Latents
+# begin by looking at few positions each: a mean over all hides a motif.
 _RULES = (
     (re.compile(r"/pool/logit/w$"), "identity", 2.0),
     (re.compile(r"/attention/output/w$"), "constant", 0.0),
@@ -25,6 +26,7 @@ _RULES = (
     (re.compile(r"^perceiver/position_embedding$"), "embedding", 0.05),
     (re.compile(r"^perceiver/(\w+_embedding|latents)$"), "embedding", 0.2),
     (re.compile(r"^perceiver/letter/w$"), "normal", 5.0),
+    (re.compile(r"^perceiver/encoder/query/w$"), "normal", 4.0),
     (re.compile(r"/w$"), "normal", 1.0),
     (re.compile(r"/scale$"), "constant", 1.0),
     # Zero in Sonnet, which makes a model that has seen no batch overflow; the first update replaces it either way.

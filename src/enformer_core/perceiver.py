@@ -189,12 +189,13 @@ class Perceiver(snt.Module):
         """
         self._check("mpra_len", codes)
         self._check_trunk(trunk)
-        cells = self._cells(cell)
-        hidden = self._activity[-1]
-        latents = self._latents_of(
-            self._letters(codes, trunk, _MPRA, cells) + hidden, self._padding(codes, trunk), is_training, key
-        )
-        query = (self._modality[_MPRA] + cells)[:, tf.newaxis]  # [B, 1, M]
+        tokens = self._letters(codes, trunk, _MPRA, self._cells(cell) + self._activity[-1])
+        padding = self._padding(codes, trunk)
+        latents = self._latents_of(tokens, padding, is_training, key)
+        # the query of a position is its token; that of a sequence, the mean of them, begins with what letters there are
+        there = tf.cast(~padding, tf.float32)[..., tf.newaxis]
+        query = tf.reduce_sum(tokens * there, 1, keepdims=True)  # [B, 1, M]
+        query /= tf.maximum(1.0, tf.reduce_sum(there, 1, keepdims=True))
         found = self._to_activity(self._decode(query, latents, None, is_training, key))[:, 0, 0]
         return found * self.config.activity_sd + self.config.activity_mean
 

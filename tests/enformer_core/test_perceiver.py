@@ -112,8 +112,7 @@ class Reference:
         codes = codes[codes != PADDING]
         x = self.letters(codes) if trunk is None else self.linear(trunk, "trunk")
         tokens = x + self.placed(len(x), 0, cell) + self.values["activity_embedding"][-1]
-        query = self.values["modality_embedding"][:1] + self.values["cell_type_embedding"][cell]
-        found = self.linear(self.decode(query, tokens), "to_activity")[0, 0]
+        found = self.linear(self.decode(tokens.mean(0, keepdims=True), tokens), "to_activity")[0, 0]
         return found * self.config.activity_sd + self.config.activity_mean
 
     def nucleotides(self, codes, activity, cell, before=None):

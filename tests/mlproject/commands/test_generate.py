@@ -114,7 +114,8 @@ def test_sequences_are_written_and_judged(folder, models, capsys):
             spearman = stats.spearmanr(table["target"], table[column]).statistic
             pearson = stats.pearsonr(table["target"], table[column]).statistic
             assert metrics[f"{name}spearman"] == pytest.approx(spearman, abs=1e-5)
-            assert metrics[f"{name}pearson"] == pytest.approx(pearson, abs=1e-5)
+            # the table has six digits, and an untrained model says nearly the same of all sequences
+            assert metrics[f"{name}pearson"] == pytest.approx(pearson, abs=1e-4)
             error = np.abs(table["target"] - table[column]).mean()
             assert metrics[f"{name}error"] == pytest.approx(error, rel=1e-4)
     assert metrics["diversity/distinct"] == rows["sequence"].nunique()
