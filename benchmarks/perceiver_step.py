@@ -49,8 +49,9 @@ def example_batch(config: dict[str, Any], size: int) -> dict[str, Any]:
 def forward_gflop(config: dict[str, Any], size: int) -> float:
     """Multiplications and additions of the matrix products of the three passes, in 10^9.
 
-    Projections, attention, feed-forward blocks and output layers count. Embeddings do not, though some are looked up as
-    products; the query of the latents counts for every example, as published, though it is the same for all.
+    Projections, attention, their feed-forward blocks and output layers count. Embeddings do not, though some are looked
+    up as products, nor the small block that makes one of an activity and a cell type, once for each sequence; the query
+    of the latents counts for every example, as published, though it is the same for all.
     """
     m, d, n, wide = (config[name] for name in ("d_model", "d_latent", "num_latents", "widening_factor"))
     layers = config["num_blocks"] * config["num_self_attention_layers"]
@@ -190,11 +191,14 @@ def _port(config: dict[str, Any], weights: dict[str, Any]) -> Any:
                 {name.split("/")[0]: nn.Parameter(weights[name]) for name in tables}
             )
             self.register_buffer("channel", torch.tensor([*range(4), 0, 4]))  # of a code
-            for name in ("coverage", "activity", "letters"):
-                w, b = weights[f"to_{name}/w"], weights[f"to_{name}/b"]
+            for name in ("to_coverage", "to_activity", "to_letters", "wanted_up", "wanted_down"):
+                w, b = weights[f"{name}/w"], weights[f"{name}/b"]
                 layer = nn.Linear(*w.shape)
                 layer.weight.data, layer.bias.data = w.T.contiguous(), b
-                setattr(self, f"to_{name}", layer)
+                setattr(self, name, layer)
+            self.wanted_norm = nn.LayerNorm(size)
+            self.wanted_norm.weight.data = weights["wanted_norm/scale"]
+            self.wanted_norm.bias.data = weights["wanted_norm/offset"]
 
         def tokens(self, codes, modality, added):
             x = nn.functional.embedding(self.channel[codes], self.tables["letter"])
@@ -212,7 +216,10 @@ def _port(config: dict[str, Any], weights: dict[str, Any]) -> Any:
             centres = torch.linspace(-3, 3, len(table) - 1)
             near = (batch["activity"].clip(-3, 3)[:, None] - centres) / (2 * (centres[1] - centres[0]))
             near = nn.functional.softmax(-0.5 * near**2, -1) @ table[:-1]
-            read = self.tokens(batch["masked"], 0, cells + near)
+            near = near + cells
+            up = self.wanted_up(self.wanted_norm(near))
+            wanted = near + self.wanted_down(up * torch.sigmoid(1.702 * up))
+            read = self.tokens(batch["masked"], 0, wanted)
             letters = self.to_letters(self.decode(read, read))
             visible = torch.where(torch.isnan(batch["log_coverage"]), bins, batch["bins"])
             read = self.tokens(batch["codes"], 1, cells)

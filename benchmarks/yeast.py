@@ -64,7 +64,7 @@ def _table(folder: Path) -> pd.DataFrame:
     """A row for each track: r of heads on the trained and on the random trunk, baselines, and replicates."""
     from mlproject.data.batches import windows_in_order
     from mlproject.data.records import open_dataset
-    from mlproject.tracking.runs import read_runs
+    from mlproject.tracking.reading import read_runs
 
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
     runs = read_runs(finished=True)

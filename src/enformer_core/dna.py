@@ -16,7 +16,12 @@ Sequence = TypeVar("Sequence", np.ndarray, "tf.Tensor")
 
 ALPHABET = "ACGT"
 
-_CODE_OF_BYTE = np.full(256, 4, np.uint8)
+# Codes beyond the four letters, of those who need them.
+UNKNOWN = 4  # N and every other letter
+MASKED = 5  # a letter that is to be predicted or written
+PADDING = 6  # beyond the end of a sequence
+
+_CODE_OF_BYTE = np.full(256, UNKNOWN, np.uint8)
 for _code, _letter in enumerate(ALPHABET):
     _CODE_OF_BYTE[[ord(_letter), ord(_letter.lower())]] = _code
 
@@ -31,6 +36,17 @@ KOMLOS = np.array([[1, 1, -1], [-1, 1, 1], [-1, -1, -1], [1, -1, 1]], np.float32
 def codes(letters: str) -> np.ndarray:
     """DNA letters as `[L]` uint8: A 0, C 1, G 2, T 3 in either case, N and every other letter 4."""
     return _CODE_OF_BYTE[np.frombuffer(letters.encode("latin-1", "replace"), np.uint8)]
+
+
+def letters(codes: np.ndarray) -> list[str]:
+    """The sequences `[n, L]` uint8 as letters; what is none of A, C, G and T becomes N."""
+    alphabet = np.frombuffer(f"{ALPHABET}N".encode(), np.uint8)
+    return [row.tobytes().decode("ascii") for row in alphabet[np.minimum(codes, UNKNOWN)]]
+
+
+def codes_of(sequences: np.ndarray) -> np.ndarray:
+    """One-hot DNA `[..., L, 4]` as codes `[..., L]` uint8; a row of zeros is 4."""
+    return np.where(sequences.any(-1), sequences.argmax(-1), UNKNOWN).astype(np.uint8)
 
 
 def one_hot(letters: str) -> np.ndarray:

@@ -18,12 +18,9 @@ import tensorflow as tf
 
 from enformer_core import initial
 from enformer_core.attention import join_heads, split_heads
+from enformer_core.dna import MASKED, PADDING, UNKNOWN
 from enformer_core.heads import check_rate, check_whole
 from enformer_core.layers import Conv1D, LayerNorm, Linear, draw_masks, dropout, gelu
-
-UNKNOWN = 4  # code of N and of every other letter, as in `dna`
-MASKED = 5  # a letter that is to be predicted
-PADDING = 6  # beyond the end of a sequence
 
 _LETTERS = 5  # channels of a letter: A, C, G, T, masked
 _MPRA, _TRACK = 0, 1  # rows of the modality embedding
@@ -68,17 +65,27 @@ class PerceiverConfig:
     """Channels of Enformer trunk embeddings that stand in for the letters. 0: letters."""
     dropout: float = 0.0
     """Share of what each attention and feed-forward block adds that is dropped in training."""
+    unseen_cell_types: tuple[str, ...] = ()
+    """Cell types that nothing was trained on, for which `__call__` answers the mean of the others."""
     activity_mean: float = 0.0
     activity_sd: float = 1.0
     """Of the training labels: the model computes in standardised activity and answers in the units of the labels."""
 
     def __post_init__(self):
-        names = self.cell_types
-        if not isinstance(names, tuple | list) or not all(isinstance(name, str) and name for name in names):
-            raise ValueError(f"cell_types is {names!r:.200}; it must be a list of names")
-        if not names or len(set(names)) != len(names):
-            raise ValueError(f"cell_types is {names!r:.200}; it must be different names, at least one")
-        object.__setattr__(self, "cell_types", tuple(names))  # JSON has lists
+        for field, least in (("cell_types", 1), ("unseen_cell_types", 0)):
+            names = getattr(self, field)
+            if not isinstance(names, tuple | list) or not all(
+                isinstance(name, str) and name for name in names
+            ):
+                raise ValueError(f"{field} is {names!r:.200}; it must be a list of names")
+            if len(names) < least or len(set(names)) != len(names):
+                many = ", at least one" if least else ""
+                raise ValueError(f"{field} is {names!r:.200}; it must be different names{many}")
+            object.__setattr__(self, field, tuple(names))  # JSON has lists
+        if not set(self.unseen_cell_types) < set(self.cell_types):
+            raise ValueError(
+                f"unseen_cell_types is {self.unseen_cell_types!r:.200}; it must name some, not all, of cell_types"
+            )
         sizes = "seq_len mpra_len d_model d_latent num_latents num_blocks num_self_attention_layers"
         for name in (*sizes.split(), "num_cross_attn_heads", "num_self_attn_heads", "widening_factor"):
             check_whole(name, getattr(self, name))
@@ -106,6 +113,11 @@ class PerceiverConfig:
     def sequence_length(self) -> int:
         """Letters of the input that a SavedModel takes."""
         return self.mpra_len
+
+    @property
+    def seen(self) -> tuple[int, ...]:
+        """Positions of the cell types that something was trained on."""
+        return tuple(i for i, name in enumerate(self.cell_types) if name not in self.unseen_cell_types)
 
 
 class Perceiver(snt.Module):
@@ -153,6 +165,8 @@ class Perceiver(snt.Module):
         self._to_coverage = Linear(config.num_bins, name="to_coverage")
         self._to_activity = Linear(1, name="to_activity")
         self._to_letters = Linear(4, name="to_letters")
+        self._wanted_norm = LayerNorm("wanted_norm")
+        self._wanted_up, self._wanted_down = Linear(2 * m, name="wanted_up"), Linear(m, name="wanted_down")
         with tf.init_scope():  # makes the variables
             codes, cell = tf.zeros([1, 1], tf.int32), tf.zeros([1], tf.int32)
             self.coverage(codes, tf.zeros([1, 1]), cell, trunk=self._no_trunk())
@@ -165,7 +179,8 @@ class Perceiver(snt.Module):
     ) -> dict[str, tf.Tensor]:
         """The activity in every cell type, `{"activity": [B, C]}`, of one-hot letters `[B, mpra_len, 4]`.
 
-        A row of zeros is N, or the end where no letter comes after it.
+        A row of zeros is N, or the end where no letter comes after it. The answer for unseen cell types is the mean of
+        the others.
         """
         letters = tf.reduce_sum(sequence, -1) > 0  # [B, L]
         after = tf.cumsum(tf.cast(letters, tf.int32), axis=1, reverse=True) > 0
@@ -173,7 +188,12 @@ class Perceiver(snt.Module):
         count = len(self.config.cell_types)
         rows = tf.repeat(codes, count, axis=0)  # [B * C, L]
         cells = tf.tile(tf.range(count), [tf.shape(codes)[0]])
-        return {"activity": tf.reshape(self.activity(rows, cells, is_training, key), [-1, count])}
+        answers = tf.reshape(self.activity(rows, cells, is_training, key), [-1, count])
+        if self.config.unseen_cell_types:
+            seen = self.config.seen
+            mean = tf.reduce_mean(tf.gather(answers, seen, axis=1), 1, keepdims=True)
+            answers = tf.where(np.isin(np.arange(count), seen), answers, mean)
+        return {"activity": answers}
 
     def activity(
         self,
@@ -185,6 +205,7 @@ class Perceiver(snt.Module):
     ) -> tf.Tensor:
         """Activity of MPRA sequences, in the units of the training labels: `[B]` float32.
 
+        Of an unseen cell type it is what an embedding that nothing has taught says; `__call__` has the mean.
         `trunk`, `[B, bins, trunk_channels]`, is for a configuration that takes those in place of letters.
         """
         self._check("mpra_len", codes)
@@ -221,10 +242,10 @@ class Perceiver(snt.Module):
             `[B, L, 4]` float32; only those of masked positions mean something.
         """
         self._check("mpra_len", codes)
-        cells = self._cells(cell) + self._activities(activity)
-        tokens = self._letters(codes, None, _MPRA, cells)
+        wanted = self._wanted(cell, activity)
+        tokens = self._letters(codes, None, _MPRA, wanted)
         latents = self._latents_of(tokens, codes == PADDING, is_training, key)
-        queries = tokens if before is None else self._letters(codes, None, _MPRA, cells, before)
+        queries = tokens if before is None else self._letters(codes, None, _MPRA, wanted, before)
         return self._to_letters(self._decode(queries, latents, None, is_training, key))
 
     def coverage(
@@ -303,6 +324,15 @@ class Perceiver(snt.Module):
 
     def _cells(self, cell: tf.Tensor) -> tf.Tensor:
         return _look_up(self._cell, cell)  # [B, M]
+
+    def _wanted(self, cell: tf.Tensor, activity: tf.Tensor) -> tf.Tensor:
+        """Embedding of an activity in a cell type: `[B, M]`.
+
+        Which letters it takes depends on both at once. A sum alone learns within the usual number of steps what raises
+        activity in all cell types, and not what does in one.
+        """
+        both = self._cells(cell) + self._activities(activity)
+        return both + self._wanted_down(gelu(self._wanted_up(self._wanted_norm(both))))
 
     def _activities(self, activity: tf.Tensor) -> tf.Tensor:
         """Embedding of known activities, a mean of the rows of near centres: `[B, M]`."""

@@ -13,7 +13,7 @@ from enformer_core.saved_model import Predictor
 from mlproject import compilation
 from mlproject.data.batches import evaluation_batches
 from mlproject.data.records import TrackDataset
-from mlproject.evaluation import Evaluation, evaluate, filled
+from mlproject.evaluation import Evaluation, See, evaluate, filled
 from mlproject.training import Adam, Batch, LossFunction, make_step
 
 
@@ -71,14 +71,20 @@ class Bench:
         scalars = self._steps[batch["head"]](arrays, learning_rate, key)
         return {self._loss_names[batch["head"]]: scalars.pop("loss"), **scalars}
 
-    def evaluate(self, subset: str, limit: int) -> dict[str, Evaluation]:
-        """Pearson r and R2 for each organism, over the first `limit` batches of a split."""
+    def evaluate(
+        self, subset: str, limit: int, see: Mapping[str, See] | None = None
+    ) -> dict[str, Evaluation]:
+        """Pearson r and R2 for each organism, over the first `limit` batches of a split.
+
+        What is in `see` for an organism is shown the targets and predictions of each of its batches.
+        """
         began = time.perf_counter()
         found = {
             organism: evaluate(
                 functools.partial(self._predict, head=organism),
                 evaluation_batches(dataset, subset, batch_size=self._batch_size, limit=limit),
                 dataset.statistics.num_targets,
+                see=(see or {}).get(organism),
             )
             for organism, dataset in self.datasets.items()
         }

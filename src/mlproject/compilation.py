@@ -20,9 +20,10 @@ import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -180,3 +181,30 @@ def _user_cache() -> Path:
 def filled_up(rows: np.ndarray, size: int) -> np.ndarray:
     """Rows with the first one again up to `size` of them: XLA compiles for each size of batch."""
     return np.concatenate([rows, np.repeat(rows[:1], size - len(rows), axis=0)])
+
+
+class Batches:
+    """Calls of compiled functions on any number of rows, in batches of one size: XLA compiles for each size."""
+
+    def __init__(self) -> None:
+        self._compiled: set[tuple[Callable[..., Any], int]] = set()
+
+    def __call__(
+        self, function: Callable[..., Any], size: int, *arrays: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
+        """What a function says of all rows of arrays, one or more tensors, as an array for each of them.
+
+        Args:
+            function: takes as many arrays, each of `size` rows; its first call here with this size compiles it.
+            size: rows of a batch; the last one is filled up.
+            arrays: of one number of rows, at least one.
+        """
+        found = []
+        for first in range(0, len(arrays[0]), size):
+            batch = [array[first : first + size] for array in arrays]
+            with compiling((function, size) not in self._compiled):
+                self._compiled.add((function, size))
+                answer = function(*(filled_up(array, size) for array in batch))
+            parts = answer if isinstance(answer, tuple) else (answer,)
+            found.append([part.numpy()[: len(batch[0])] for part in parts])
+        return tuple(np.concatenate(part) for part in zip(*found, strict=True))

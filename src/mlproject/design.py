@@ -15,12 +15,11 @@ from rapidfuzz import process
 from rapidfuzz.distance import Levenshtein
 
 from enformer_core import dna
+from enformer_core.dna import MASKED
 from mlproject.automaton import draw
 from mlproject.constraints import Plan
 from mlproject.data.files import read_lines
 from mlproject.errors import InputError
-
-MASKED = 5  # the code of a letter that is not known yet
 
 Logits = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Of codes `[b, L]` uint8 with MASKED and targets `[b]` float32, NaN for none, the logits `[b, L, 4]` of letters."""
@@ -376,12 +375,6 @@ def _check_start(plan: Plan, start: np.ndarray, n: int) -> None:
 
 
 # --- what sequences are like --------------------------------------------------------------------------------------
-
-
-def letters(codes: np.ndarray) -> list[str]:
-    """The sequences `[n, L]` uint8 as letters; what is none of A, C, G and T becomes N."""
-    alphabet = np.frombuffer(f"{dna.ALPHABET}N".encode(), np.uint8)
-    return [row.tobytes().decode("ascii") for row in alphabet[np.minimum(codes, 4)]]
 
 
 class Nearest(NamedTuple):

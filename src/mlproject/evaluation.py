@@ -11,6 +11,8 @@ from scipy import stats
 from enformer_core.metrics import TrackCorrelation
 from mlproject.training import Batch
 
+See = Callable[[np.ndarray, np.ndarray], None]
+
 
 class Evaluation(NamedTuple):
     """What was found: `pearson_r` and `r2` `[tracks]` float64, NaN where undefined; `n` values for each track."""
@@ -27,6 +29,7 @@ def evaluate(
     batches: Iterable[Batch],
     num_tracks: int,
     loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None,
+    see: See | None = None,
 ) -> Evaluation:
     """Compares predictions with targets.
 
@@ -35,12 +38,16 @@ def evaluate(
         batches: what `predict` takes, and `target` `[B, bins, tracks]`; every value counts once.
         num_tracks: tracks.
         loss: of (target, prediction), a scalar: the mean over a batch.
+        see: is shown the targets and predictions of each batch.
     """
     correlation = TrackCorrelation(num_tracks)
     losses, windows = [], []
     for batch in batches:
         prediction = predict(batch)
-        correlation.update(np.asarray(batch["target"]), prediction.numpy())
+        target, predicted = np.asarray(batch["target"]), prediction.numpy()
+        correlation.update(target, predicted)
+        if see is not None:
+            see(target, predicted)
         windows.append(len(prediction))
         losses.append(float("nan") if loss is None else float(loss(batch["target"], prediction)))
     mean = float(np.average(losses, weights=windows)) if windows else float("nan")
@@ -92,19 +99,27 @@ def correlation(measured: np.ndarray, predicted: np.ndarray, clusters: Sequence[
     """
     values = np.stack([measured, predicted]).astype(np.float64)
     names, member = np.unique(np.asarray(clusters), return_inverse=True)
-    rows = [np.flatnonzero(member == cluster) for cluster in range(len(names))]
+    order = np.argsort(member, kind="stable")  # clusters one after the other
+    count = np.bincount(member, minlength=len(names))
+    first = np.cumsum(count) - count
     random = np.random.default_rng(0)
     pearson, spearman = pearson_and_spearman(*values)
     low, high = np.full((2, 2), np.nan)
-    if len(rows) >= _LEAST_CLUSTERS and np.isfinite(pearson):
-        drawn = random.integers(0, len(rows), (_RESAMPLES, len(rows)))
+    if len(names) >= _LEAST_CLUSTERS and np.isfinite(pearson):
+        drawn = random.integers(0, len(names), (_RESAMPLES, len(names)))
         resampled = np.array(
-            [pearson_and_spearman(*values[:, np.concatenate([rows[one] for one in draw])]) for draw in drawn]
+            [pearson_and_spearman(*values[:, order[_stretches(first[draw], count[draw])]]) for draw in drawn]
         )
         resampled = resampled[np.isfinite(resampled).all(1)]
         if len(resampled) > 0.95 * _RESAMPLES:
             low, high = np.quantile(resampled, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2], axis=0)
     return Correlation(pearson, float(low[0]), float(high[0]), spearman, float(low[1]), float(high[1]))
+
+
+def _stretches(first: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """`count` whole numbers from each `first` on, one stretch after the other."""
+    ends = np.cumsum(count)
+    return np.repeat(first - (ends - count), count) + np.arange(ends[-1])
 
 
 def pearson_and_spearman(measured: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:

@@ -1,10 +1,4 @@
-"""What `joint` leaves for writing sequences, read; and its Perceivers as the plain functions that `design` takes.
-
-MODELS/generator/      the model that writes, as enformer_core.checkpoints saves it
-MODELS/judge/          one trained from another seed, which the generator never saw
-MODELS/training.tsv    name and sequence of what one of them or both were trained on
-MODELS/models.json     runs, seeds, cell types, range of activity, base composition
-MODELS/grammar.json    of demo data: what made it
+"""What `joint_models` has written, read; and its Perceivers as the plain functions that `design` takes.
 
 Shapes: n sequences, b batch, L letters.
 """
@@ -22,21 +16,17 @@ import numpy as np
 import tensorflow as tf
 
 from enformer_core import checkpoints
-from enformer_core.perceiver import PADDING, Perceiver
-from mlproject.compilation import compiling, filled_up
-from mlproject.data.demo_mpra import JointGrammar, read_joint_grammar
+from enformer_core.dna import PADDING
+from enformer_core.perceiver import Perceiver
+from mlproject.compilation import Batches
+from mlproject.data.demo_mpra import GRAMMAR, JointGrammar, read_joint_grammar
 from mlproject.data.files import read_rows, read_text
 from mlproject.data.mpra import codes
 from mlproject.design import Logits, Predict
-from mlproject.errors import InputError
+from mlproject.errors import InputError, reason
+from mlproject.joint_models import FACTS, FOLDER, GENERATOR, JUDGE, TRAINING
 from mlproject.options import nearest
 from mlproject.tracking.registry import fetch_checkpoint, has_folder
-
-MODELS = "models"  # the artifact folder of a run of joint
-_GENERATOR, _JUDGE, _TRAINING, _FACTS, _GRAMMAR = (
-    *("generator", "judge", "training.tsv", "models.json"),
-    "grammar.json",
-)
 
 
 class Trained(NamedTuple):
@@ -46,6 +36,8 @@ class Trained(NamedTuple):
     name: str
     run: str
     seed: int
+    held_out: dict[str, tuple[float, float, float]]
+    """Pearson r of held-out sequences by cell type, with the ends of its 95% interval; what is not known is NaN."""
 
 
 class Generators(NamedTuple):
@@ -58,6 +50,8 @@ class Generators(NamedTuple):
     """Cell types with labels that both were trained on."""
     activity: tuple[float, float]
     """5th and 95th percentile of those labels."""
+    activity_by_cell_type: dict[str, tuple[float, float]]
+    """The same of each cell type with labels."""
     composition: tuple[float, ...]
     """Shares of A, C, G and T."""
     writes: bool
@@ -89,6 +83,11 @@ class Generators(NamedTuple):
                 f"--cell_type: found {cell_type!r}{nearest(cell_type, self.cell_types)}; the models have "
                 f"{', '.join(self.cell_types)}"
             )
+        if any(name in one.model.config.unseen_cell_types for one in (self.generator, self.judge)):
+            raise InputError(
+                f"--cell_type: found {name!r}; the models have seen neither tracks nor labels of it; take one of "
+                f"{', '.join(self.labelled)}"
+            )
         return name, self.cell_types.index(name)
 
 
@@ -101,14 +100,15 @@ def newest() -> str:
     Raises:
         InputError: the store has none.
     """
-    from mlproject.tracking.runs import read_runs  # takes seconds to import
+    from mlproject.tracking.reading import read_runs  # takes seconds to import
 
     runs = read_runs(finished=True)
     runs = runs[runs["tags.command"] == "joint"] if "tags.command" in runs else runs[:0]
     for run in runs.itertuples():
-        if has_folder(run.run_id, MODELS):
-            print(f"model: {run.name} of {run.start_time:%Y-%m-%d %H:%M} UTC", flush=True)
-            return f"runs:/{run.run_id}"
+        if has_folder(run.run_id, FOLDER):
+            address = f"runs:/{run.run_id}"
+            print(f"model: {run.name} of {run.start_time:%Y-%m-%d %H:%M} UTC, {address}", flush=True)
+            return address
     raise InputError(
         "--model newest: this store has no finished run of joint that kept models; `mlflow run . -e joint` makes one, "
         "or name its run (runs:/ID) or a folder"
@@ -134,11 +134,7 @@ def read(word: str, work_dir: Path) -> Generators:
         with _folder(word, work_dir) as folder:
             return _read(folder)
     except (InputError, ValueError, OSError) as error:
-        if isinstance(error, OSError) and error.strerror:
-            why = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-        else:
-            why = (str(error).splitlines() or [repr(error)])[0].removeprefix(f"{word}: ")
-        raise InputError(f"--model {word}: {why}") from error
+        raise InputError(f"--model {word}: {reason(error).removeprefix(f'{word}: ')}") from error
 
 
 @contextlib.contextmanager
@@ -149,7 +145,7 @@ def _folder(word: str, work_dir: Path) -> Iterator[Path]:
         return
     work_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".models-", dir=work_dir) as folder:
-        yield fetch_checkpoint(word, Path(folder), MODELS)
+        yield fetch_checkpoint(word, Path(folder), FOLDER)
 
 
 def check_folder(word: str) -> None:
@@ -158,27 +154,27 @@ def check_folder(word: str) -> None:
     Raises:
         InputError: without the name of the option.
     """
-    if not os.path.isfile(Path(word, _FACTS)):  # which is false where a name is too long, and no error
+    if not os.path.isfile(Path(word, FACTS)):  # which is false where a name is too long, and no error
         raise InputError(
-            f"no folder with {_FACTS}, as joint keeps its {MODELS}; name one, a run (runs:/ID), or newest"
+            f"no folder with {FACTS}, as joint keeps its {FOLDER}; name one, a run (runs:/ID), or newest"
         )
 
 
 def _read(folder: Path) -> Generators:
-    facts = _facts(folder / _FACTS)
+    facts = _facts(folder / FACTS)
     trained: dict[str, Any] = {
-        name: Trained(_perceiver(folder / name), *facts.pop(name)) for name in (_GENERATOR, _JUDGE)
+        name: Trained(_perceiver(folder / name), *facts.pop(name)) for name in (GENERATOR, JUDGE)
     }
     for name, one in trained.items():
         if one.model.config.cell_types != facts["cell_types"]:
             raise InputError(
-                f"{name} has the cell types {', '.join(one.model.config.cell_types)}; {_FACTS} names "
+                f"{name} has the cell types {', '.join(one.model.config.cell_types)}; {FACTS} names "
                 f"{', '.join(facts['cell_types'])}"
             )
     if len({checkpoints.model_digest(one.model) for one in trained.values()}) == 1:
         raise InputError("generator and judge are the same model, which cannot judge itself; run joint again")
-    rows = read_rows(folder / _TRAINING, "training", ("name", "sequence"))
-    has_grammar = (folder / _GRAMMAR).exists()
+    rows = read_rows(folder / TRAINING, "training", ("name", "sequence"))
+    has_grammar = (folder / GRAMMAR).exists()
     return Generators(
         **trained,
         **facts,
@@ -201,18 +197,22 @@ def _perceiver(folder: Path) -> Perceiver:
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    """What models.json says, by the fields of `Generators`; of both models name, run and seed."""
+    """What models.json says, by the fields of `Generators`; of both models what `Trained` has."""
     try:
         read = json.loads(read_text(path, "models"))
         found = {
-            name: (str(read[name]["name"]), str(read[name]["run"]), int(read[name]["seed"]))
-            for name in (_GENERATOR, _JUDGE)
+            name: (
+                *(str(read[name]["name"]), str(read[name]["run"]), int(read[name]["seed"])),
+                {str(cell): tuple(map(float, r)) for cell, r in read[name]["held_out"].items()},
+            )
+            for name in (GENERATOR, JUDGE)
         }
         cell_types, labelled = tuple(map(str, read["cell_types"])), tuple(map(str, read["labelled"]))
-        activity = (float(read["activity"]["low"]), float(read["activity"]["high"]))
+        activity = _range(read["activity"])
+        by_cell_type = {str(name): _range(own) for name, own in read["activity_by_cell_type"].items()}
         composition = tuple(map(float, read["base_composition"]))
         writes = bool(read["has_nucleotides"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: is damaged ({type(error).__name__}: {error}); run joint again") from error
     if not labelled:
         raise InputError(
@@ -220,7 +220,10 @@ def _facts(path: Path) -> dict[str, Any]:
             "or mpra"
         )
     sound = len(composition) == 4 and min(composition) >= 0 and 0 < sum(composition) < math.inf
-    if not (sound and set(labelled) <= set(cell_types) and all(map(math.isfinite, activity))):
+    sound = sound and set(labelled) <= set(cell_types) and set(labelled) == set(by_cell_type)
+    if not (
+        sound and all(-math.inf < low <= high < math.inf for low, high in (activity, *by_cell_type.values()))
+    ):
         raise InputError(
             f"{path}: is damaged: base_composition, labelled or activity are not possible; run joint again"
         )
@@ -229,9 +232,14 @@ def _facts(path: Path) -> dict[str, Any]:
         "cell_types": cell_types,
         "labelled": labelled,
         "activity": activity,
+        "activity_by_cell_type": by_cell_type,
         "composition": composition,
         "writes": writes,
     }
+
+
+def _range(read: dict[str, Any]) -> tuple[float, float]:
+    return float(read["low"]), float(read["high"])
 
 
 # --- plain functions ----------------------------------------------------------------------------------------------
@@ -250,11 +258,11 @@ class Functions:
 
     def __init__(self, model: Perceiver, cell: int, batch_size: int):
         self._length = model.config.mpra_len
-        self._cell = np.full(batch_size, cell, np.int32)
+        self._cell = cell
         self._batch_size = batch_size
         self._activity = tf.function(model.activity, jit_compile=True, autograph=False)
         self._nucleotides = tf.function(model.nucleotides, jit_compile=True, autograph=False)
-        self._compiled: set[Any] = set()
+        self._batches = Batches()
 
     @property
     def predict(self) -> Predict:
@@ -269,17 +277,9 @@ class Functions:
     def _in_batches(self, call: Callable[..., tf.Tensor], codes: np.ndarray, *more: np.ndarray) -> np.ndarray:
         padded = np.full([len(codes), self._length], PADDING, np.int32)
         padded[:, : codes.shape[1]] = codes
-        found = []
-        for first in range(0, len(codes), self._batch_size):
-            rows = [array[first : first + self._batch_size] for array in (padded, *more)]
-            with compiling(call not in self._compiled):
-                self._compiled.add(call)
-                answer = call(
-                    *(tf.constant(filled_up(array, self._batch_size)) for array in rows),
-                    tf.constant(self._cell),
-                )
-            found.append(answer.numpy()[: len(rows[0])].astype(np.float64))
-        return np.concatenate(found)
+        cells = np.full(len(codes), self._cell, np.int32)
+        (found,) = self._batches(call, self._batch_size, padded, *more, cells)
+        return found.astype(np.float64)
 
 
 def letter_codes(sequences: Sequence[str], length: int) -> np.ndarray:

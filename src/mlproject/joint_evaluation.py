@@ -8,7 +8,7 @@ from scipy import stats
 
 from mlproject.baselines import gc_content, kmer_shares, ridge_predictions
 from mlproject.data.joint import MpraExamples
-from mlproject.evaluation import correlation, replicate_ceiling
+from mlproject.evaluation import correlation, mean_over_tracks, replicate_ceiling
 
 MEAN_OF_CELLS = "mean_of_cells"  # of a hidden cell type: the mean of what is predicted for those with labels
 PREDICTORS = {
@@ -17,9 +17,6 @@ PREDICTORS = {
     "kmers": "ridge on 5-mers",
     "gc": "GC content",
 }
-# What tracks add to the better of what can be said without them of a cell type without labels.
-OVER_MEAN = "pearson/activity_hidden_over_mean"
-WORDS = {OVER_MEAN: "activity, labels hidden, over the mean of the other cell types"}
 COVERAGE = "coverage"
 
 
@@ -64,11 +61,11 @@ def mean_of_cells(predictions: Mapping[int, np.ndarray], is_hidden: np.ndarray) 
     """The mean of the predictions for several cell types where the row's own is hidden, NaN elsewhere: `[r]` float64.
 
     Args:
-        predictions: for each cell type with labels, of the rows that are hidden `[hidden rows]`.
+        predictions: for each cell type with labels, of the rows that are hidden `[hidden rows]`; none: all are NaN.
         is_hidden: `[r]` bool.
     """
     found = np.full(len(is_hidden), np.nan)
-    if is_hidden.any():
+    if predictions:
         found[is_hidden] = np.mean(list(predictions.values()), axis=0)
     return found
 
@@ -156,10 +153,7 @@ def activity_numbers(comparison: pd.DataFrame) -> dict[str, float]:
         for predictor, rows in own.groupby("predictor"):
             name = "activity" if predictor == "predicted" else predictor
             for kind in ("pearson", "spearman"):
-                values = rows[kind].to_numpy()
-                numbers[f"{kind}/{name}{ending}"] = (
-                    float(np.mean(values[~np.isnan(values)])) if (~np.isnan(values)).any() else float("nan")
-                )
+                numbers[f"{kind}/{name}{ending}"] = mean_over_tracks(rows[kind].to_numpy())
         ceiling = own["ceiling"].dropna()
         if len(ceiling):
             numbers[f"ceiling/activity{ending}"] = float(ceiling.mean())
@@ -180,24 +174,10 @@ def coverage_numbers(
     values = np.array(of_cells)
     numbers = {"coverage/loss": loss}
     for column, kind in enumerate(("pearson", "spearman")):
-        defined = values[np.isfinite(values[:, column]), column]
-        numbers[f"{kind}/{COVERAGE}"] = float(defined.mean()) if len(defined) else float("nan")
+        numbers[f"{kind}/{COVERAGE}"] = mean_over_tracks(values[:, column])
         if hidden is not None and hidden in cells:
             numbers[f"{kind}/{COVERAGE}_hidden"] = float(values[list(cells).index(hidden), column])
     return numbers
-
-
-def with_over_mean(results: pd.DataFrame) -> pd.DataFrame:
-    """Results with `OVER_MEAN`: r in the hidden cell type, of trainings without tracks that of the mean of cell types.
-
-    The embedding of a cell type that has neither labels nor tracks is untrained; the mean over the others is the fairer
-    answer of a training on MPRA alone.
-    """
-    mean = f"pearson/{MEAN_OF_CELLS}_hidden"
-    if mean not in results or "pearson/activity_hidden" not in results:
-        return results
-    own = results["pearson/activity_hidden"].where(results["modalities"] != "mpra", results[mean])
-    return results.assign(**{OVER_MEAN: own})
 
 
 def paired_differences(

@@ -122,13 +122,14 @@ def configuration(
         mean, sd: of the labels, as `label_scale` gives them.
 
     Raises:
-        InputError: sizes do not fit each other; names the option.
+        InputError: sizes do not fit each other, or there are too few labels; names the option.
     """
     sizes = {name: size(preset, name, training.values.get(name, given.get(name))) for name in SIZES}
     try:
         return PerceiverConfig(
             data.cell_types,
             **sizes,
+            unseen_cell_types=_unseen(training, data),
             trunk_channels=given.get("trunk_channels", 0),
             dropout=training.values["dropout"],
             activity_mean=mean,
@@ -136,6 +137,16 @@ def configuration(
         )
     except ValueError as error:
         raise InputError(f"--{error}") from None
+
+
+def _unseen(training: Training, data: JointData) -> tuple[str, ...]:
+    """Cell types that have neither tracks nor labels for this training."""
+    seen: set[int] = set()
+    if data.tracks is not None and training.modalities != "mpra":
+        seen |= set(data.tracks.cells.tolist())
+    if data.mpra is not None and training.modalities != "tracks":
+        seen |= set(data.mpra.cell[labels(training, data)[0]].tolist())
+    return tuple(name for number, name in enumerate(data.cell_types) if number not in seen)
 
 
 def labels(training: Training, data: JointData) -> tuple[np.ndarray, np.ndarray]:

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mlproject.data.demo_mpra import GRAMMAR
 from mlproject.data.joint import JointData
 from mlproject.joint_grid import NONE, Training, labels
 
-FOLDER = "models"
+FOLDER = "models"  # the artifact folder of a run of joint
+GENERATOR, JUDGE, TRAINING, FACTS = "generator", "judge", "training.tsv", "models.json"
 _RANGE = (5, 95)  # percentiles of the training activities
 
 
@@ -50,7 +52,7 @@ def best_setting(results: pd.DataFrame) -> str | None:
 def write_models(
     folder: Path,
     checkpoints: Mapping[str, Path],
-    trainings: Mapping[str, tuple[Training, str]],
+    trainings: Mapping[str, tuple[Training, str, pd.DataFrame | None]],
     data: JointData,
     grammar: Path | None,
     *,
@@ -60,7 +62,7 @@ def write_models(
 
     Args:
         checkpoints: folders of `generator` and `judge`.
-        trainings: of both, with the ID of the run.
+        trainings: of both, with the ID of the run, and r of held-out sequences as `compare_cell_types` has it.
         data: what they were trained on.
         grammar: of the demo.
         writes: whether hidden letters were trained on.
@@ -71,27 +73,44 @@ def write_models(
     for name, source in checkpoints.items():
         shutil.copytree(source, models / name)
     table = data.mpra.table
-    rows_of = [labels(training, data)[0] for training, _ in trainings.values()]
+    rows_of = [labels(training, data)[0] for training, *_ in trainings.values()]
     train = np.unique(np.concatenate(rows_of))
     labelled = sorted(set.intersection(*(set(data.mpra.cell[rows].tolist()) for rows in rows_of)))
     sequences = np.unique(table.sequence[train])
     rows = "".join(f"{table.names[number]}\t{table.sequences[number]}\n" for number in sequences)
-    (models / "training.tsv").write_text(f"name\tsequence\n{rows}", encoding="utf-8")
+    (models / TRAINING).write_text(f"name\tsequence\n{rows}", encoding="utf-8")
     letters = data.mpra.codes[sequences]
     composition = np.bincount(letters[letters < 4], minlength=4)
-    low, high = np.percentile(table.activity[train], _RANGE)
+    names = [data.cell_types[cell] for cell in labelled]
     document: dict[str, Any] = {
-        name: {"run": run, "seed": training.seed, "name": training.name}
-        for name, (training, run) in trainings.items()
+        name: {"run": run, "seed": training.seed, "name": training.name, "held_out": _held_out(comparison)}
+        for name, (training, run, comparison) in trainings.items()
     }
     document |= {
         "cell_types": list(data.cell_types),
-        "labelled": [data.cell_types[cell] for cell in labelled],
-        "activity": {"low": float(low), "high": float(high)},
+        "labelled": names,
+        "activity": _range(table.activity[train]),
+        "activity_by_cell_type": {
+            name: _range(table.activity[train[data.mpra.cell[train] == cell]])
+            for name, cell in zip(names, labelled, strict=True)
+        },
         "base_composition": (composition / composition.sum()).tolist(),
         "has_nucleotides": writes,
     }
-    (models / "models.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    (models / FACTS).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     if grammar is not None:
-        shutil.copy(grammar, models / "grammar.json")
+        shutil.copy(grammar, models / GRAMMAR)
     return models
+
+
+def _range(activity: np.ndarray) -> dict[str, float]:
+    low, high = np.percentile(activity, _RANGE)
+    return {"low": float(low), "high": float(high)}
+
+
+def _held_out(comparison: pd.DataFrame | None) -> dict[str, list[float]]:
+    """Pearson r with the ends of its interval, of the model itself by cell type."""
+    if comparison is None:
+        return {}
+    own = comparison[comparison["predictor"] == "predicted"].set_index("cell_type")
+    return {str(cell): list(r) for cell, *r in own[["pearson", "pearson_low", "pearson_high"]].itertuples()}

@@ -217,9 +217,9 @@ class JointStudy:
             predicted = trainer.predict_activity(test)
             table = joint_evaluation.activity_table(mpra, test, predicted, hidden, labelled)
             is_hidden = (table["labels"] == "hidden").to_numpy()
-            of_cells = {
-                cell: trainer.predict_activity(test[is_hidden], cell) for cell in labelled if is_hidden.any()
-            }
+            of_cells = {}
+            if hidden in trainer.model.config.seen and is_hidden.any():  # else that mean is the prediction
+                of_cells = {cell: trainer.predict_activity(test[is_hidden], cell) for cell in labelled}
             table[joint_evaluation.MEAN_OF_CELLS] = joint_evaluation.mean_of_cells(of_cells, is_hidden)
             key = (train.tobytes(), hidden)
             if key not in self._baselines:
@@ -272,7 +272,7 @@ class JointStudy:
         if len(names) == 1:
             judge = by_name[names[0]].with_seed((by_name[names[0]].seed + 1) % 2**31)
             print(
-                "one seed: another model is trained, from the next one, to judge what generate writes",
+                f"one seed: a model of seed {judge.seed} is trained too, to judge what generate writes",
                 flush=True,
             )
             outcomes = self.train([judge])
@@ -280,8 +280,12 @@ class JointStudy:
                 return outcomes.failed
             by_name[judge.name], done = judge, {**done, **outcomes.done}
             names.append(judge.name)
-        pair = dict(zip(("generator", "judge"), names, strict=False))
-        print(f"\nkept for generate: {pair['generator']}, judged by {pair['judge']}", flush=True)
+        pair = dict(zip((joint_models.GENERATOR, joint_models.JUDGE), names, strict=False))
+        print(
+            f"\nkept for generate in runs:/{self.run.id}: {pair[joint_models.GENERATOR]}, judged by "
+            f"{pair[joint_models.JUDGE]}",
+            flush=True,
+        )
         with tempfile.TemporaryDirectory() as temporary:
             checkpoints = {}
             for role, name in pair.items():
@@ -289,11 +293,11 @@ class JointStudy:
                 checkpoints[role] = fetch_checkpoint(f"runs:/{done[name].run}", Path(temporary, role))
             grammar = None
             if self.options.mpra == "demo":
-                grammar = demo_mpra.demo_joint_inputs(self.options.work_dir) / "grammar.json"
+                grammar = demo_mpra.demo_joint_inputs(self.options.work_dir) / demo_mpra.GRAMMAR
             models = joint_models.write_models(
                 Path(temporary),
                 checkpoints,
-                {role: (by_name[name], done[name].run) for role, name in pair.items()},
+                {role: (by_name[name], done[name].run, done[name].comparison) for role, name in pair.items()},
                 self.data,
                 grammar,
                 writes=self.options.nucleotide_weight > 0,

@@ -11,9 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from enformer_core import checkpoints, initial
-from enformer_core.perceiver import MASKED, Perceiver, PerceiverConfig
+from enformer_core.dna import MASKED
+from enformer_core.perceiver import Perceiver, PerceiverConfig
 from enformer_core.saved_model import Predictor
-from mlproject.compilation import compiling, filled_up
+from mlproject.compilation import Batches, compiling
 from mlproject.data.coverage import CoverageWindows
 from mlproject.data.joint import JointData, hide_letters, letters_before, mpra_batches, track_batches
 from mlproject.evaluation import pearson_and_spearman
@@ -73,9 +74,8 @@ class JointTrainer:
         self.model = Perceiver(config)
         self.data = data
         self.uses_mpra, self.uses_tracks = modalities != "tracks", modalities != "mpra"
-        self.uses_letters = (
-            self.uses_mpra and weights.nucleotides > 0
-        )  # a pass that nothing is learnt of is spared
+        # a pass that nothing is learnt of is spared
+        self.uses_letters = self.uses_mpra and weights.nucleotides > 0
         self._sizes = mpra_batch_size, track_batch_size
         self._weights = weights
         self._augment = augment
@@ -85,7 +85,8 @@ class JointTrainer:
         self._activity = tf.function(self._activity_of, **compiled)
         self._letter_losses = tf.function(self._letter_losses_of, **compiled)
         self._coverage = tf.function(self._coverage_of, **compiled)
-        self._compiled: set = set()
+        self._batches = Batches()
+        self._has_stepped = False
 
     @property
     def exports(self) -> bool:
@@ -136,8 +137,8 @@ class JointTrainer:
 
     def step(self, batch: Batch, learning_rate: float, key: np.ndarray) -> dict[str, tf.Tensor]:
         """One training step: `loss`, `gradient_norm` and `loss/...` of each part."""
-        with compiling(self._step not in self._compiled):
-            self._compiled.add(self._step)
+        with compiling(not self._has_stepped):
+            self._has_stepped = True
             return self._step(batch, learning_rate, key)
 
     def _loss(
@@ -211,13 +212,23 @@ class JointTrainer:
     def predict_activity(self, rows: np.ndarray, cell: int | None = None) -> np.ndarray:
         """The activity of measurements, in the units of the table: `[r]` float64. The measured values are not read.
 
+        Of a cell type that this training has seen nothing of it is the mean of what is predicted for the others.
+
         Args:
             rows: which measurements `[r]`.
             cell: the cell type to answer for, in place of that of each measurement.
         """
         assert self.data.mpra is not None
-        letters = self.data.mpra.codes[self.data.mpra.table.sequence[rows]]
         cells = self.data.mpra.cell[rows] if cell is None else np.full(len(rows), cell, np.int32)
+        seen = self.model.config.seen
+        is_seen = np.isin(cells, seen)
+        if not is_seen.all():
+            found = np.empty(len(rows))
+            if is_seen.any():
+                found[is_seen] = self.predict_activity(rows[is_seen], cell)
+            found[~is_seen] = np.mean([self.predict_activity(rows[~is_seen], other) for other in seen], 0)
+            return found
+        letters = self.data.mpra.codes[self.data.mpra.table.sequence[rows]]
         arrays = [letters.astype(np.int32), cells]
         if self.trunk.mpra is not None:
             arrays.append(self.trunk.mpra.read(letters))
@@ -228,7 +239,7 @@ class JointTrainer:
         losses: dict[str, float] = {}
         numbers: dict[str, float] = {}
         if examples.valid_rows is not None:
-            losses |= self._measure_mpra(examples.valid_rows, numbers)
+            losses, numbers = self._measure_mpra(examples.valid_rows)
         if examples.valid_windows is not None:
             losses["coverage"], of_cells = self.measure_coverage(examples.valid_windows)
             numbers |= mean_numbers("coverage", of_cells)
@@ -237,8 +248,8 @@ class JointTrainer:
         parts = {f"loss/{name}": value for name, value in losses.items()}
         return {f"validation/{name}": value for name, value in {"loss": total, **parts, **numbers}.items()}
 
-    def _measure_mpra(self, rows: np.ndarray, numbers: dict[str, float]) -> dict[str, float]:
-        """The losses of these measurements; r and the gain over the base composition go into `numbers`."""
+    def _measure_mpra(self, rows: np.ndarray) -> tuple[dict[str, float], dict[str, float]]:
+        """Of these measurements the losses; and r, and the gain over the base composition."""
         assert self.data.mpra is not None
         activity = self.data.mpra.table.activity[rows]
         predicted = self.predict_activity(rows)
@@ -247,12 +258,12 @@ class JointTrainer:
             pearson_and_spearman(activity[cells == cell], predicted[cells == cell])
             for cell in np.unique(cells)
         ]
-        numbers |= mean_numbers("activity", of_cells)
+        numbers = mean_numbers("activity", of_cells)
         losses = {"activity": float(np.mean((predicted - activity) ** 2)) / self.model.config.activity_sd**2}
         if self.uses_letters:
             losses["nucleotides"], base = self.letter_losses(rows)
             numbers["nucleotide_gain"] = base - losses["nucleotides"]
-        return losses
+        return losses, numbers
 
     def letter_losses(self, rows: np.ndarray) -> tuple[float, float]:
         """Cross-entropy of hidden letters given activity and cell type, and that of the base composition, in nats.
@@ -297,18 +308,9 @@ class JointTrainer:
         return float(np.mean(losses)), of_cells
 
     def _in_batches(self, call, size: int, *arrays: np.ndarray):
-        """What `call` gives for all rows, in batches of one size, because XLA compiles for each: NumPy float64."""
-        found = []
-        for first in range(0, len(arrays[0]), size):
-            batch = [array[first : first + size] for array in arrays]
-            rows = len(batch[0])
-            with compiling(call not in self._compiled):
-                self._compiled.add(call)
-                answer = call(*(tf.constant(filled_up(array, size)) for array in batch))
-            parts = answer if isinstance(answer, tuple) else (answer,)
-            found.append([part.numpy()[:rows].astype(np.float64) for part in parts])
-        joined = tuple(np.concatenate(part) for part in zip(*found, strict=True))
-        return joined if len(joined) > 1 else joined[0]
+        """What `call` gives for all rows: NumPy float64."""
+        found = tuple(part.astype(np.float64) for part in self._batches(call, size, *arrays))
+        return found if len(found) > 1 else found[0]
 
     def save(self, folder: Path) -> None:
         """Writes `FOLDER/checkpoint` and, if it `exports`, `FOLDER/saved_model`: letters to activity by cell type."""

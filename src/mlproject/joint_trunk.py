@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from enformer_core import dna
 from enformer_core.enformer import BIN_SIZE_BP, Enformer
-from mlproject import compilation, weights
+from mlproject import weights
+from mlproject.compilation import Batches
 from mlproject.data.joint import JointData
 from mlproject.embeddings import EmbeddingCache, at_once, sequence_key, trunk_embeddings, trunk_key
 
@@ -30,6 +31,7 @@ class TrunkTokens:
         self._cache: EmbeddingCache = trunk_embeddings(work_dir, enformer)
         self.channels = self._cache.shape[1]
         self.digest = trunk_key(enformer)
+        self._batches = Batches()
         self._embed = tf.function(
             lambda sequence: enformer.trunk(sequence, is_training=False), jit_compile=True, autograph=False
         )
@@ -38,12 +40,10 @@ class TrunkTokens:
         """Computes what is missing of sequences `[n, L]` uint8."""
         windows = self._windows(codes)
         size = at_once(self._window)
-        first = [True]
 
         def embed(rows: list[int]) -> np.ndarray:
-            one_hot = dna.ONE_HOT[compilation.filled_up(windows[rows], size)]
-            with compilation.compiling(first.pop() if first else False):
-                return self._embed(tf.constant(one_hot)).numpy()[: len(rows)]
+            (found,) = self._batches(self._embed, size, dna.ONE_HOT[windows[rows]])
+            return found
 
         self._cache.fill([sequence_key(window) for window in windows], embed, batch_size=size)
 

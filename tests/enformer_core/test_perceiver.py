@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from enformer_core import checkpoints, perceiver
 from enformer_core.initial import variable_name
-from enformer_core.perceiver import MASKED, PADDING, UNKNOWN, Perceiver, PerceiverConfig
+from enformer_core.perceiver import MASKED, PADDING, UNKNOWN, Perceiver
 from toys import toy_perceiver_config
 
 NAN = np.float32(np.nan)
@@ -117,7 +117,10 @@ class Reference:
 
     def nucleotides(self, codes, activity, cell, before=None):
         codes = codes[codes != PADDING]
-        added = self.placed(len(codes), 0, cell) + self.known(activity)
+        both = self.values["cell_type_embedding"][cell] + self.known(activity)
+        hidden = self.linear(self.norm(both, "wanted_norm"), "wanted_up")
+        wanted = self.known(activity) + self.linear(hidden / (1 + np.exp(-1.702 * hidden)), "wanted_down")
+        added = self.placed(len(codes), 0, cell) + wanted
         tokens = queries = self.letters(codes) + added
         if before is not None:  # each query from a sequence of its own
             written = [np.concatenate([before[:p], codes[p:]]) for p in range(len(codes))]
@@ -316,8 +319,26 @@ def test_on_trunk_embeddings_only_masked_letters_train_what_reads_letters():
     model = toy(nucleotide_width=3, trunk_channels=7)
     found = gradients_of(model, ("activity", "coverage"), np.ones([3, 4, 7], np.float32))
     without = {name for name, gradient in found.items() if gradient is None}
-    assert without == {f"{name}/{part}" for name in ("letter", "context", "to_letters") for part in "wb"}
+    letters = ("letter", "context", "to_letters", "wanted_up", "wanted_down")
+    assert without == {f"{name}/{part}" for name in letters for part in "wb"} | {
+        "wanted_norm/scale",
+        "wanted_norm/offset",
+    }
     assert not found["activity_embedding"][:-1].any() and found["activity_embedding"][-1].any()
+
+
+def test_the_answer_for_an_unseen_cell_type_is_the_mean_of_the_others(tmp_path):
+    names = ("a", "b", "c")
+    letters = np.eye(4, dtype=np.float32)[np.random.default_rng(0).integers(0, 4, (2, 9))]
+    model = toy(cell_types=names, unseen_cell_types=("b",))
+    own = toy(cell_types=names)(letters)["activity"].numpy()
+    checkpoints.save(tmp_path / "model", model)
+    for one in (model, checkpoints.load(tmp_path / "model")):
+        found = one(letters)["activity"].numpy()
+        np.testing.assert_allclose(
+            found, np.stack([own[:, 0], own[:, [0, 2]].mean(1), own[:, 2]], 1), rtol=1e-5
+        )
+    assert np.abs(found - own).max() > 0.01
 
 
 def test_both_modalities_share_one_embedding_of_cell_types():
@@ -429,47 +450,3 @@ def test_embeddings_of_another_trunk_are_refused(channels, shape, said):
         model.activity(*mpra()[::2], trunk=trunk)
     with pytest.raises(ValueError, match=f"^{said}$"):
         model.coverage(*window(), trunk=trunk)
-
-
-SIZES = ("seq_len", "mpra_len", "d_model", "d_latent", "num_latents", "num_blocks", "num_self_attention_layers",
-         "num_cross_attn_heads", "num_self_attn_heads", "widening_factor", "nucleotide_width")  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [({"cell_types": ()}, r"cell_types is \(\); it must be different names, at least one"),
-     ({"cell_types": ("a", "a")}, r"cell_types is \('a', 'a'\); it must be different names, at least one"),
-     ({"cell_types": ("a", "")}, r"cell_types is \('a', ''\); it must be a list of names"),
-     ({"cell_types": ("a\nb", 3)}, r"cell_types is \('a\\nb', 3\); it must be a list of names"),
-     ({"cell_types": "HepG2"}, "cell_types is 'HepG2'; it must be a list of names"),
-     ({"cell_types": 3}, "cell_types is 3; it must be a list of names"),
-     *[({name: 0}, f"{name} is 0; it must be 1 or more") for name in SIZES],
-     ({"d_model": 8.0}, r"d_model is 8\.0; it must be a whole number, 1 or more"),
-     ({"num_bins": 1}, "num_bins is 1; it must be 2 or more"),
-     ({"trunk_channels": -1}, "trunk_channels is -1; it must be 0 or more"),
-     ({"nucleotide_width": 4}, "nucleotide_width is 4; it must be odd"),
-     ({"dropout": 1.0}, r"dropout is 1\.0; it must be a number from 0 to below 1"),
-     ({"d_model": 9}, "d_model is 9; it must be a multiple of num_cross_attn_heads, 2"),
-     ({"d_latent": 9}, "d_latent is 9; it must be a multiple of num_self_attn_heads, 5"),
-     ({"min_cov": "0"}, "min_cov is '0'; it must be a number"),
-     ({"max_cov": np.inf}, "max_cov is inf; it must be a number"),
-     ({"activity_mean": np.nan}, "activity_mean is nan; it must be a number"),
-     ({"activity_sd": 10**400}, "activity_sd is 10{79}; it must be a number"),
-     ({"min_cov": 4.0}, "max_cov is 4; it must be above min_cov, 4"),
-     ({"activity_sd": 0.0}, "activity_sd is 0; it must be above 0")],
-)  # fmt: skip
-def test_sizes_that_no_model_has_are_refused(change, said):
-    with pytest.raises(ValueError, match=f"^{said}$"):
-        toy_perceiver_config(**change)
-
-
-def test_the_defaults_are_the_published_sizes():
-    config = PerceiverConfig(("a",))
-    assert (config.d_model, config.d_latent, config.num_latents) == (256, 512, 128)
-    assert (config.num_self_attention_layers, config.num_cross_attn_heads, config.num_self_attn_heads) == (
-        4,
-        4,
-        8,
-    )
-    assert (config.seq_len, config.mpra_len, config.num_bins) == (1000, 150, 256)
-    assert (config.min_cov, config.max_cov, config.sequence_length) == (0, 10, 150)

@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import tensorflow as tf
 
 from mlproject import compilation
 
@@ -153,3 +155,21 @@ def test_what_was_used_longest_ago_goes_when_the_store_is_full(tmp_path, monkeyp
     monkeypatch.setattr(compilation, "MAX_BYTES", 250)
     compilation.keep()
     assert sorted(path.name.split(".")[0] for path in tmp_path.glob("*.pb.*")) == ["compiled", "new"]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 7])
+def test_any_number_of_rows_is_computed_in_batches_of_one_size(rows):
+    sizes = []
+
+    def both(x, y):
+        sizes.append((len(x), len(y)))
+        return tf.constant(x) * 2, tf.constant(x.sum(1) + y)
+
+    x, y = np.arange(2.0 * rows, dtype=np.float32).reshape(rows, 2), np.arange(rows, dtype=np.float32)
+    batches = compilation.Batches()
+    twice, total = batches(both, 3, x, y)
+    assert set(sizes) == {(3, 3)} and len(sizes) == -(-rows // 3)
+    np.testing.assert_array_equal(twice, x * 2)
+    np.testing.assert_array_equal(total, x.sum(1) + y)
+    (alone,) = batches(lambda x: tf.constant(x), 3, y.astype(np.int32))
+    assert alone.dtype == np.int32 and alone.tolist() == y.tolist()

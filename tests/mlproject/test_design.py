@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from enformer_core import dna
+from enformer_core.dna import letters
 from mlproject.constraints import Constraints, parse_constraints
-from mlproject.design import MASKED, diversity, evolve, letters, nearest, read_start, sample
+from mlproject.design import MASKED, diversity, evolve, nearest, read_start, sample
 from mlproject.errors import InputError
 
 FREE = Constraints(12).plan()

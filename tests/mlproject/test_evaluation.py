@@ -30,7 +30,10 @@ def test_equals_numpy_over_all_windows():
         {"sequence": tf.constant(sequences[i : i + 3]), "target": tf.constant(targets[i : i + 3])}
         for i in (0, 3, 6)
     ]
-    found = evaluate(predict, batches, 3)
+    seen = []
+    found = evaluate(predict, batches, 3, see=lambda *pair: seen.append(pair))
+    for values, expected in zip(zip(*seen, strict=True), (targets, sequences[:, 3:5] @ noise), strict=True):
+        np.testing.assert_allclose(np.concatenate(values), expected, rtol=1e-5, atol=1e-6)
     predictions = (sequences[:, 3:5] @ noise).reshape(-1, 3).astype(np.float64)
     flat = targets.reshape(-1, 3).astype(np.float64)
     np.testing.assert_allclose(

@@ -1,15 +1,16 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from enformer_core import checkpoints
-from enformer_core.perceiver import MASKED, PADDING
+from enformer_core.perceiver import MASKED, PADDING, Perceiver
 from mlproject import generators
 from mlproject.errors import InputError
 from mlproject.generators import Functions
-from toys import toy_model
+from toys import toy_model, toy_perceiver_config
 from writing import TRAINING, copied, toy_pair, with_grammar
 
 
@@ -25,8 +26,10 @@ def test_a_folder_is_read_whole(models, tmp_path):
         expected = checkpoints.load(models / name)
         assert checkpoints.model_digest(one.model) == checkpoints.model_digest(expected)
         assert (one.name, one.seed) == (f"both seed {seed}", seed)
+        assert one.held_out == {"b": (0.5, 0.25, 0.75) if name == "generator" else (0.25, -0.25, 0.5)}
     assert found.cell_types == ("a", "b") and found.labelled == ("b",)
-    assert found.activity == (1.0, 3.0) and found.composition == (0.3, 0.2, 0.2, 0.3) and found.writes
+    assert found.activity == (0.5, 3.5) and found.activity_by_cell_type == {"b": (1.0, 3.0)}
+    assert found.composition == (0.3, 0.2, 0.2, 0.3) and found.writes
     assert dict(zip(found.names, found.sequences, strict=True)) == TRAINING
     assert found.grammar is None
     assert found.usual_length == 8 and found.most_letters == 9
@@ -52,12 +55,27 @@ def test_a_cell_type_is_known_by_name(models, tmp_path):
         found.cell("c")
 
 
+def test_a_cell_type_that_nothing_was_trained_on_is_refused(models, tmp_path):
+    folder = copied(models, tmp_path)
+    shutil.rmtree(folder / "judge")
+    checkpoints.save(folder / "judge", Perceiver(toy_perceiver_config(unseen_cell_types=("a",))))
+    found = generators.read(str(folder), tmp_path)
+    assert found.cell("b") == ("b", 1)
+    with pytest.raises(
+        InputError, match="found 'a'; the models have seen neither tracks nor labels of it; take one of b"
+    ):
+        found.cell("a")
+
+
 @pytest.mark.parametrize(
     ("facts", "says"),
     [
         ({"labelled": []}, "trained on tracks alone, without any activity"),
         (
-            {"cell_types": ["a", "c"], "labelled": ["a"]},
+            {
+                **{"cell_types": ["a", "c"], "labelled": ["a"]},
+                "activity_by_cell_type": {"a": {"low": 1, "high": 2}},
+            },
             "generator has the cell types a, b; models.json names a, c",
         ),
         ({"labelled": ["c"]}, "are not possible"),
@@ -66,6 +84,10 @@ def test_a_cell_type_is_known_by_name(models, tmp_path):
         ({"base_composition": [0, 0, 0, 0]}, "are not possible"),
         ({"activity": {"low": float("nan"), "high": 1}}, "are not possible"),
         ({"activity": {"low": 1}}, "is damaged (KeyError: 'high')"),
+        ({"activity_by_cell_type": {"b": {"low": 1, "high": float("inf")}}}, "are not possible"),
+        ({"activity_by_cell_type": {"b": 3}}, "is damaged (TypeError"),
+        ({"activity_by_cell_type": {}}, "are not possible"),
+        ({"activity_by_cell_type": {"b": {"low": 2, "high": 1}}}, "are not possible"),
         ({"judge": {"name": "x"}}, "is damaged (KeyError: 'run')"),
     ],
 )

@@ -209,20 +209,3 @@ def test_the_mean_of_cell_types_is_of_hidden_rows_alone(table):
     numbers = joint_evaluation.activity_numbers(comparison)
     assert numbers["pearson/mean_of_cells_hidden"] == pytest.approx(1)
     assert "pearson/mean_of_cells" not in numbers
-
-
-def test_tracks_are_compared_with_the_mean_of_cell_types():
-    rows = [
-        *(("both", 1, 0.5, 0.1), ("both", 2, 0.7, 0.2)),
-        *(("mpra", 1, 0.0, 0.4), ("mpra", 2, -0.1, 0.3)),
-    ]
-    numbers = ["pearson/activity_hidden", "pearson/mean_of_cells_hidden"]
-    results = pd.DataFrame(rows, columns=["modalities", "seed", *numbers]).assign(setting="")
-    found = joint_evaluation.with_over_mean(results)
-    (row,) = joint_evaluation.paired_differences(found, [joint_evaluation.OVER_MEAN], "both", "mpra").to_dict(
-        "records"
-    )
-    assert row["both"] == pytest.approx(0.6) and row["mpra"] == pytest.approx(0.35)
-    assert row["difference"] == pytest.approx(0.25) and row["low"] < 0.25 < row["high"]
-    nobody = results.drop(columns=numbers)
-    assert joint_evaluation.with_over_mean(nobody) is nobody

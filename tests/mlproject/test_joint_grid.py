@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -66,7 +68,7 @@ def test_another_seed_changes_the_seed_alone():
 
 
 def test_sizes_are_given_or_of_the_preset():
-    (training,) = trainings(d_latent=(40,))
+    (training,) = trainings(d_latent=(40,), holdout_cell_type=("none",))
     config = joint_grid.configuration(training, toy_joint(), "published", {"seq_len": 77, "num_bins": 0})
     assert config == PerceiverConfig(("a", "b", "c"), seq_len=77, d_latent=40)
     (training,) = trainings(dropout=(0.2,))
@@ -96,6 +98,41 @@ def test_labels_of_the_hidden_cell_type_are_neither_trained_nor_validated_on():
     assert len(sampled) == 5 and set(sampled) < set(train) and all_valid.tolist() == valid.tolist()
     drawn = [tuple(joint_grid.labels(few.with_seed(seed), data)[0]) for seed in (1, 2)]
     assert drawn[0] == tuple(sampled) and drawn[0] != drawn[1]
+
+
+@pytest.mark.parametrize(
+    ("modalities", "hidden", "unseen"),
+    [
+        *(("both", "c", ("c",)), ("both", "b", ()), ("mpra", "b", ("a", "b"))),
+        *(("mpra", "none", ("a",)), ("tracks", "b", ("c",))),
+    ],
+)
+def test_a_model_knows_what_cell_types_it_has_seen_nothing_of(modalities, hidden, unseen):
+    (training,) = trainings(modalities=(modalities,), holdout_cell_type=(hidden,))
+    assert joint_grid.configuration(training, toy_joint(), "tiny", {}).unseen_cell_types == unseen
+
+
+def test_a_cell_type_whose_labels_were_not_drawn_is_unseen():
+    data = toy_joint()
+    rare = np.flatnonzero(data.mpra.cell == 2)[4:]  # c keeps the labels of four sequences
+    table = dataclasses.replace(
+        data.mpra.table,
+        **{
+            name: np.delete(getattr(data.mpra.table, name), rare)
+            for name in ("sequence", "cell", "activity", "spread", "replicates")
+        },
+    )
+    mpra = dataclasses.replace(data.mpra, table=table, cell=np.delete(data.mpra.cell, rare))
+    data = dataclasses.replace(data, mpra=mpra)
+    found = set()
+    for training in trainings(
+        modalities=("mpra",), holdout_cell_type=("none",), num_mpra_train_samples=(5,), seeds=tuple(range(20))
+    ):
+        drawn = set(mpra.cell[joint_grid.labels(training, data)[0]])
+        unseen = joint_grid.configuration(training, data, "tiny", {}).unseen_cell_types
+        assert unseen == (("a",) if 2 in drawn else ("a", "c"))
+        found.add(unseen)
+    assert len(found) == 2
 
 
 def test_labels_that_say_nothing_are_refused():

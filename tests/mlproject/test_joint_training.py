@@ -18,10 +18,9 @@ WEIGHTS = Weights(0.5, 2.0, 3.0)
 UNITS = {"activity_mean": 1.5, "activity_sd": 0.7}
 
 
-def toy_trainer(modalities="both", data=None, **changes):
-    config = toy_perceiver_config(
-        cell_types=CELL_TYPES, seq_len=SEQ_LEN, mpra_len=MPRA_LEN, nucleotide_width=3, **UNITS
-    )
+def toy_trainer(modalities="both", data=None, unseen=(), **changes):
+    sizes = {"seq_len": SEQ_LEN, "mpra_len": MPRA_LEN, "nucleotide_width": 3}
+    config = toy_perceiver_config(cell_types=CELL_TYPES, unseen_cell_types=unseen, **sizes, **UNITS)
     given = {"mpra_batch_size": 8, "track_batch_size": 4, "weights": WEIGHTS, "augment": True}
     given |= {"clip_norm": 1.0, "weight_decay": 0.0, **changes}
     trainer = JointTrainer(config, data or toy_joint(), modalities=modalities, **given)
@@ -258,6 +257,17 @@ def test_a_prediction_does_not_depend_on_its_batch(trainer):
     whole = trainer.predict_activity(rows)  # one full batch and a part of one
     np.testing.assert_allclose(trainer.predict_activity(rows[:1]), whole[:1], rtol=1e-6)
     np.testing.assert_allclose(trainer.predict_activity(rows[::-1]), whole[::-1], rtol=1e-6)
+
+
+def test_the_prediction_for_an_unseen_cell_type_is_the_mean_of_the_others(trainer):
+    rows = trainer.data.mpra.rows("test")
+    of_c = trainer.data.mpra.cell[rows] == 2
+    expected = trainer.predict_activity(rows)
+    expected[of_c] = (trainer.predict_activity(rows[of_c], 0) + trainer.predict_activity(rows[of_c], 1)) / 2
+    assert of_c.any() and not of_c.all()
+    found = toy_trainer(unseen=("c",)).predict_activity(rows)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert np.abs(found - trainer.predict_activity(rows))[of_c].min() > 1e-4
 
 
 def test_a_saved_model_predicts_every_cell_type(trainer, tmp_path):

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 import tensorflow as tf
+from scipy import stats
 from tqdm import tqdm
 
+from enformer_core import dna
 from mlproject import design, generators, reporting, stopping
+from mlproject.baselines import kmer_shares
 from mlproject.constraints import Plan, parse_constraints
 from mlproject.data.demo_mpra import expected_activity
 from mlproject.data.files import check_new, explained, read_lines, write_whole
@@ -34,7 +37,7 @@ class Options:
     model: str = "newest"
     """Models: newest (the last run of joint in the store), runs:/ID, or a folder with what joint keeps as models."""
     target_activity: tuple[float, ...] = ()
-    """Wanted activities, in the units of the training labels; none: five from low to high among those labels."""
+    """Wanted activities, in the units of the labels; none: five, low to high among those of cell_type, or of all."""
     cell_type: str = ""
     """Cell type in which the activity is wanted; none: the first with labels."""
     num_sequences: int = 100
@@ -42,7 +45,7 @@ class Options:
     method: Literal["sample", "evolve"] = "sample"
     """sample: written letter by letter; evolve: changed step by step as long as the prediction gets nearer."""
     temperature: float | None = None
-    """0 is greedy. sample: of the letters drawn; evolve: in units of activity. none: 1 for sample, 0 for evolve."""
+    """0 is greedy. sample: of the letters drawn; evolve: in units of activity. none: 0.5 for sample, 0 for evolve."""
     length: int = 0
     """Letters of a sequence. 0: of a template in fixed, else the median of the training sequences."""
     fixed: str = ""
@@ -59,8 +62,8 @@ class Options:
     """sample: how far letters are moved away from those without a target; 0: as the model says, in half the time."""
     unmask: int = 1
     """sample: letters revealed in a round; more is faster, and they do not see each other."""
-    candidates: int = 1
-    """sample: sequences written for each one kept: the one that the generator predicts nearest to its target."""
+    candidates: int = 8
+    """sample: how many are written for each one kept, the one that the generator predicts nearest to its target."""
     start: str = ""
     """evolve: file of sequences to begin with (FASTA, or one on each line); none: random ones."""
     rounds: int = 100
@@ -68,7 +71,7 @@ class Options:
     proposals: int = 20
     """evolve: changed copies of each sequence in a round."""
     mutations: int = 3
-    """evolve: most letters changed in a copy."""
+    """evolve: most letters changed in a copy, where it does not take a stretch of another sequence or shift one."""
     batch_size: int = 100
     """Sequences that a model sees at once."""
     seed: int = 42
@@ -142,13 +145,14 @@ def run(options: Options, run: "Run") -> int:
             "--method sample: masked letters were no part of this training, so its model cannot write; choose evolve"
         )
     plan = _plan(options, length)
-    targets = _targets(options, models)
+    targets = _targets(options, models, cell_type)
     if cell_type not in models.labelled:
         print(
             f"{cell_type}: no activity of this cell type was trained on; it is known from tracks and other cell types "
             f"alone ({', '.join(models.labelled)} have labels)"
         )
-    random = plan.random(len(targets), models.composition, np.random.default_rng([options.seed, 1]))
+    # a stream of its own: those of `design` have two numbers
+    random = plan.random(len(targets), models.composition, np.random.default_rng([options.seed, 0, 1]))
     generator, judge = (
         Functions(one.model, cell, options.batch_size) for one in (models.generator, models.judge)
     )
@@ -186,18 +190,21 @@ def _plan(options: Options, length: int) -> Plan:
     return constraints.plan()
 
 
-def _targets(options: Options, models: Generators) -> np.ndarray:
+def _targets(options: Options, models: Generators, cell_type: str) -> np.ndarray:
     """The target of each sequence, `[n]`: those of one target together."""
-    low, high = models.activity
+    has_labels = cell_type in models.labelled
+    low, high = models.activity_by_cell_type[cell_type] if has_labels else models.activity
     wanted = options.target_activity or np.linspace(low, high, _NUM_TARGETS).tolist()
     if options.num_sequences < len(wanted):
         raise InputError(
             f"--num_sequences: found {options.num_sequences}; it must be {len(wanted)} or more, one for each target"
         )
     if beyond := [target for target in wanted if not low <= target <= high]:
+        said = ", ".join(f"{target:g}" for target in beyond)
+        whose = cell_type if has_labels else "other cell types"
         print(
-            f"target_activity {', '.join(f'{target:g}' for target in beyond)}: 90% of the training labels are from "
-            f"{low:.3g} to {high:.3g}; what the models say beyond is a guess"
+            f"target_activity {said}: 90% of the training labels of {whose} are from {low:.3g} to {high:.3g}; what "
+            "the models say beyond is a guess"
         )
     share, rest = divmod(options.num_sequences, len(wanted))
     return np.repeat(wanted, [share + (place < rest) for place in range(len(wanted))])
@@ -217,7 +224,7 @@ def _written(
     """The sequences `[n, L]` uint8, and of each the number of the given one that it began with."""
     temperature = options.temperature
     if temperature is None:
-        temperature = 1.0 if options.method == "sample" else 0.0
+        temperature = 0.5 if options.method == "sample" else 0.0
     how = {"temperature": temperature, "seed": options.seed, "batch_size": options.batch_size}
     rounds = options.rounds if options.method == "evolve" else int((plan.known >= 4).sum())
     unit = "round" if options.method == "evolve" else "letter"
@@ -231,7 +238,8 @@ def _written(
 
         if options.method == "sample":
             more = {"step": options.unmask, "guidance": options.guidance, "progress": progress}
-            wanted = np.repeat(targets, options.candidates)
+            count = options.candidates if temperature else 1  # greedy ones would all be the same
+            wanted = np.repeat(targets, count)
             codes = design.sample(generator.logits, plan, wanted, **how, **more)  # type: ignore[arg-type]
             return _nearest_to_target(codes, targets, generator), None
         first, number = random, None
@@ -277,7 +285,7 @@ def _table(
     judge: Functions,
 ) -> pd.DataFrame:
     """A row for each sequence: what both models say of it, and what it is like."""
-    sequences = design.letters(codes)
+    sequences = dna.letters(codes)
     neighbour, distance = design.nearest(sequences, models.sequences)
     digits = len(str(len(codes)))
     names = [f"{name}_{number:0{digits}d}" for number in range(1, len(codes) + 1)]
@@ -410,10 +418,19 @@ def _numbers(generated: pd.DataFrame, random: pd.DataFrame, agreement: pd.DataFr
     return numbers | {
         "diversity/hamming": diverse.hamming,
         "diversity/distinct": diverse.distinct,
+        "diversity/kmers": _effective_kmers(generated),
+        "random/diversity_kmers": _effective_kmers(random),
         "edit_distance/median": float(generated["edit_distance"].median()),
         "random/edit_distance_median": float(random["edit_distance"].median()),
         "gc/mean": float(generated["gc"].mean()),
     }
+
+
+def _effective_kmers(table: pd.DataFrame) -> float:
+    """How many of the 512 5-mers, on either strand, there are, each counted by its share (Hill number of order 1)."""
+    shares = kmer_shares(table["sequence"]).mean(axis=0)
+    # no sequence has five letters
+    return float(np.exp(stats.entropy(shares))) if shares.any() else float("nan")
 
 
 def _say(
@@ -430,12 +447,27 @@ def _say(
         f"for {len(targets)} target{'s' * (len(targets) > 1)} in {cell_type}"
     )
     print(reporting.generated_text(agreement))
+    kmers = ""
+    if np.isfinite(numbers["diversity/kmers"]):
+        kmers = f"; effective number of 5-mers, of 512: {numbers['diversity/kmers']:.0f}"
+        kmers += f" (random ones: {numbers['random/diversity_kmers']:.0f})"
     print(
         f"{numbers['diversity/distinct']:.0f} of {len(generated)} are different; two differ at "
-        f"{numbers['diversity/hamming']:.0%} of positions; the nearest training sequence is "
+        f"{numbers['diversity/hamming']:.0%} of positions{kmers}; the nearest training sequence is "
         f"{numbers['edit_distance/median']:g} edits away (median; of random ones "
         f"{numbers['random/edit_distance_median']:g}); GC {numbers['gc/mean']:.0%}"
     )
+    judge = models.judge.held_out.get(cell_type, (np.nan,) * 3)
+    both = [
+        f"{name} {reporting.with_interval(*one.held_out[cell_type])}"
+        for name, one in (("generator", models.generator), ("judge", models.judge))
+        if cell_type in one.held_out
+    ]
+    print(f"Held-out Pearson r in {cell_type}: {', '.join(both) or 'not known'}")
+    if not judge[1] > 0:
+        print(
+            f"warning: the judge is not known to follow activity in {cell_type}: what it says may be by chance"
+        )
     print(
         f"Judged by a model of another seed ({models.judge.seed}; the generator's is {models.generator.seed}) that was "
         "trained on the same data: it can share the generator's errors, and is no experiment."

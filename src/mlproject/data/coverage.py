@@ -17,7 +17,7 @@ import pandas as pd
 
 from mlproject.data import head_tracks
 from mlproject.data.bigwig import DAMAGED, BigWig
-from mlproject.data.files import explained
+from mlproject.data.files import explained, identity
 from mlproject.data.genome import Genome, Interval, name_some
 from mlproject.data.records import SUBSETS
 from mlproject.data.signals import check_bigwigs
@@ -244,7 +244,7 @@ def open_coverage(
             notes.append(f"cell type {cell_type}: coverage is the mean of {len(own)} tracks ({identifiers}).")
     made_of = {
         "targets": hashlib.sha256(Path(targets).read_bytes()).hexdigest(),
-        "files": [_identity(path) for path in [fasta, *([regions] if regions else []), *paths]],
+        "files": [identity(path) for path in [fasta, *([regions] if regions else []), *paths]],
         "tracks": list(table["identifier"]),
         "valid": sorted(valid),
         "test": sorted(test),
@@ -300,11 +300,6 @@ def _lacking(
             f"{next(iter(lacking.values()))} has not {next(iter(lacking))}, and so on; choose other tracks."
         )
     return lacking
-
-
-def _identity(path: str | os.PathLike) -> list:
-    state = os.stat(path)
-    return [Path(path).name, state.st_size, state.st_mtime_ns]
 
 
 def _together(chrom: Sequence[str], start: np.ndarray, length: int) -> Iterator[tuple[Interval, np.ndarray]]:

@@ -29,6 +29,7 @@ from mlproject.data import demo
 from mlproject.data.files import explained, new_folder, read_text
 from mlproject.errors import InputError
 
+GRAMMAR = "grammar.json"
 CELL_TYPES = tuple(f"demo_{letter}" for letter in "ABCDEFGHIJKLMNOPQRSTUVWX")
 RESOLUTION = demo.RESOLUTION  # bp, of the bigWigs
 
@@ -99,7 +100,7 @@ def demo_joint_inputs(work_dir: str | os.PathLike = "work", seed: int = 0) -> Pa
         if partial is not None:
             grammar = make_grammar(seed)
             text = json.dumps(grammar._replace(weights=grammar.weights.tolist())._asdict(), indent=2)  # type: ignore[arg-type]
-            (partial / "grammar.json").write_text(text + "\n")
+            (partial / GRAMMAR).write_text(text + "\n")
             _write_tracks(partial, grammar, np.random.default_rng([seed, 301]))
             _write_mpra(partial / "mpra.tsv", grammar, np.random.default_rng([seed, 302]))
     return raw
@@ -111,7 +112,7 @@ def read_joint_grammar(folder: str | os.PathLike) -> JointGrammar:
     Raises:
       InputError: the folder has no such file, or it is damaged.
     """
-    path = Path(folder) / "grammar.json"
+    path = Path(folder) / GRAMMAR
     try:
         read = json.loads(read_text(path, "grammar"))
         read["weights"] = np.array(read["weights"], np.float64)

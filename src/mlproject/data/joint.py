@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
-from enformer_core.perceiver import MASKED, PADDING
+from enformer_core.dna import MASKED, PADDING
 from mlproject.data.construct_windows import shuffled_batches
 from mlproject.data.coverage import CoverageSource, CoverageWindows
 from mlproject.data.mpra import MpraTable, codes

@@ -19,7 +19,7 @@ from functools import cached_property
 import numpy as np
 
 from enformer_core import dna
-from enformer_core.perceiver import PADDING
+from enformer_core.dna import PADDING
 from mlproject.data.constructs import check_letters, measurement
 from mlproject.data.files import read_lines, read_text
 from mlproject.data.genome import name_some
@@ -124,7 +124,8 @@ def read_mpra(
       path: the table.
       columns: what its columns are called.
       fasta: where the sequences are, under the labels of the table; otherwise in the table.
-      cell_type: of all measurements, where neither a column says it nor there are several columns of activity.
+      cell_type: of all measurements, where neither a column says it nor there are several columns of activity, beside
+        which it is refused.
       max_length: in bp.
 
     Raises:
@@ -133,6 +134,11 @@ def read_mpra(
     columns = columns or MpraColumns()
     header, rows = _table(path)
     layout = _layout(path, header, columns, fasta is not None)
+    if cell_type and (layout.cell_type is not None or any(layout.cell_names)):
+        where = "a column of activity for each cell type" if any(layout.cell_names) else "a column for it"
+        raise InputError(
+            f"--mpra_cell_type_name: found {cell_type!r}, and mpra {path} has {where}; leave it out."
+        )
     library = {} if fasta is None else _read_fasta(fasta)
     names: list[str] = []
     chromosomes: list[str] = []
@@ -319,6 +325,10 @@ def _layout(path: str | os.PathLike, header: list[str], columns: MpraColumns, jo
             hint = nearest(name, header)
             if what == "sequence" and not hint:
                 hint = "; name the one with the sequences, or a FASTA file that has them"
+            if what == "activity" and not hint:
+                hint = (
+                    "; name the one with the activity, or several, one for each cell type (--mpra_activity)"
+                )
         raise InputError(
             f"mpra {path}: has no column {name!r} ({what}); it has {name_some(header, 12)}{hint}"
         )

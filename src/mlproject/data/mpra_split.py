@@ -154,7 +154,7 @@ def _notes(
     ]
     notes = [f"{', '.join(parts)} clusters of near-duplicates"]
     largest = int(np.bincount(clusters).max())
-    if largest > 0.2 * len(clusters):
+    if largest > max(1, 0.2 * len(clusters)):
         notes.append(
             f"the largest cluster of near-duplicates has {largest:,} of {len(clusters):,} sequences, so that what is "
             "held out is unlike most of the table"

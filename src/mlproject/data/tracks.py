@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from mlproject.data.files import explained, new_folder
+from mlproject.data.files import explained, identity, new_folder
 from mlproject.data.genome import Genome, name_some
 from mlproject.data.records import SUBSETS, Statistics, check_organism, open_dataset, shard_counts
 from mlproject.data.shards import Plan, Shard, Task, make_shards
@@ -105,9 +105,9 @@ def check(
         "stride": stride, "min_std": min_std, "valid": sorted(valid), "test": sorted(test),
         "split_column": split_column, "limits": limits, "seed": seed,
         "examples_per_shard": examples_per_shard,
-        "fasta": _identity(fasta), "regions": _identity(regions_bed), "blacklist": _identity(blacklist),
+        "fasta": identity(fasta), "regions": identity(regions_bed), "blacklist": identity(blacklist),
         "targets": hashlib.sha256(Path(targets_path).read_bytes()).hexdigest(),
-        "bigwigs": hashlib.sha256(json.dumps([_identity(p) for p in bigwigs]).encode()).hexdigest(),
+        "bigwigs": hashlib.sha256(json.dumps([identity(p) for p in bigwigs]).encode()).hexdigest(),
     }  # fmt: skip
     final = Path(output) / organism
     with explained(f"output {output}: cannot be read"):
@@ -209,13 +209,6 @@ def _check_signal(bigwigs, targets, lengths, chroms: set[str], fasta, regions_be
                     f"chromosome {chrom} is {lengths[chrom]} bp in {fasta} and {sizes[chrom]} bp in bigWig "
                     f"{path}: they are of different genomes."
                 )
-
-
-def _identity(path) -> list | None:
-    if path is None:
-        return None
-    state = os.stat(path)
-    return [Path(path).name, state.st_size, state.st_mtime_ns]
 
 
 def _existing(final: Path, options: dict[str, Any]) -> Statistics:

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from mlproject.reporting.activities import with_interval
 from mlproject.reporting.style import PALETTE, STYLE, aligned, as_written, save
 
 # What is drawn and printed of a training: number, what it is called.
@@ -25,7 +26,8 @@ _LINES = {
     "ceiling": ("ceiling of replicates", "--"),
 }
 _MARKERS = "os^DvPX*<>"
-_MOST_BESIDE = 3  # settings and modalities, of which the names fit under a panel
+_MOST_BESIDE = 3  # settings and modalities, of which the names fit under a panel if they have so many letters
+_MOST_LETTERS = 24
 
 
 def numbers_line(metrics: Mapping[str, float]) -> str:
@@ -66,7 +68,7 @@ def cell_types_text(comparison: pd.DataFrame, names: dict[str, str], most: int =
     of_cells = list(comparison.groupby(["labels", "cell_type"], sort=True))
     for (labels, cell_type), own in of_cells[:most]:
         by_name = own.set_index("predictor")
-        cells = [_interval(by_name.loc[name]) if name in by_name.index else "-" for name in names]
+        cells = [_pearson(by_name.loc[name]) if name in by_name.index else "-" for name in names]
         first = own.iloc[0]
         ceiling = "-" if np.isnan(first["ceiling"]) else f"{first['ceiling']:.3f}"
         lines.append([str(cell_type), str(labels), str(first["sequences"]), ceiling, *cells])
@@ -83,11 +85,11 @@ def write_joint_figure(results: pd.DataFrame, title: str, path: Path) -> Path:
 def joint_figure(results: pd.DataFrame, title: str) -> Figure:
     """Held-out Pearson r of every training, a panel for each number; a line joins the trainings of one seed.
 
-    Up to three settings and modalities are side by side; more are below each other, with their names at the left.
+    Up to three settings and modalities with short names are side by side; others are below each other, with their names
+    at the left. Baselines are drawn as a line at each of them.
 
     Args:
-        results: a row for each training: setting, modalities, seed, and any of `NUMBERS`; `pearson/kmers` and so on are
-            drawn as lines across.
+        results: a row for each training: setting, modalities, seed, and any of `NUMBERS`, `pearson/kmers` and so on.
         title: what was trained.
     """
     there = [name for name in NUMBERS if name in results and results[name].notna().any()]
@@ -97,23 +99,28 @@ def joint_figure(results: pd.DataFrame, title: str) -> Figure:
         for setting in settings
         for modalities in dict.fromkeys(results[results["setting"] == setting]["modalities"])
     ]
-    below = len(columns) > _MOST_BESIDE
     words = [
         _shortened(f"{setting} {modalities}" if setting else modalities) for setting, modalities in columns
     ]
+    below = len(columns) > _MOST_BESIDE or sum(map(len, words)) > _MOST_LETTERS
     wide = 3.0 * len(there) + 1.5 + (0.08 * max(map(len, words)) if below else 0.0)
     high = max(3.8, 1.2 + 0.25 * len(columns) * below, 0.8 + 0.2 * (results["seed"].nunique() + len(_LINES)))
     figure = Figure(figsize=(max(wide, 4.0), high), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1, max(1, len(there)), sharey=below))
     for axes, name in zip(panels, there, strict=False):
         _draw_seeds(axes, results, name, columns, below)
-        _reference_lines(axes, results, name, below)
+        _reference_lines(axes, results, name, columns, below)
         axes.set_title(NUMBERS[name])
         if below:
             axes.xaxis.set_major_locator(MaxNLocator(5))
         else:
             axes.set_xticks(range(len(columns)), words)
             axes.set_xlim(-0.4, len(columns) - 0.6)
+    if not there:
+        panels[0].set_axis_off()
+        panels[0].text(
+            0.5, 0.5, "no r is defined:\nat least 3 sequences are needed", ha="center", va="center"
+        )
     if there and below:
         panels[0].set_yticks(range(len(columns)), words)
         panels[0].set_ylim(len(columns) - 0.4, -0.6)
@@ -157,16 +164,22 @@ def _shortened(text: str) -> str:
     return as_written(text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 2 :]}")
 
 
-def _reference_lines(axes: Axes, results: pd.DataFrame, name: str, below: bool) -> None:
+def _reference_lines(
+    axes: Axes, results: pd.DataFrame, name: str, columns: Sequence[tuple[str, str]], below: bool
+) -> None:
     kind, _, what = name.partition("/")
     ending = "_hidden" if what.endswith("_hidden") else ""
     if not what.startswith("activity"):
         return
-    draw = axes.axvline if below else axes.axhline
+    draw = axes.vlines if below else axes.hlines
+    groups = dict(list(results.groupby(["setting", "modalities"])))
     for key, (label, style) in _LINES.items():
         column = f"ceiling/activity{ending}" if key == "ceiling" else f"{kind}/{key}{ending}"
-        if column in results and np.isfinite(value := results[column].mean()):
-            draw(value, color="0.35", linestyle=style, linewidth=1, label=label)
+        found = [groups[one][column].mean() if column in results else np.nan for one in columns]
+        places = np.flatnonzero(np.isfinite(found))
+        if len(places):
+            values = np.array(found)[places]
+            draw(values, places - 0.4, places + 0.4, color="0.35", linestyle=style, linewidth=1, label=label)
 
 
 def _legend(figure: Figure) -> tuple[list, list[str]]:
@@ -223,9 +236,5 @@ def _mean_sd(values: np.ndarray) -> str:
     return f"{values.mean():.3f}" + (f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else "")
 
 
-def _interval(row: pd.Series) -> str:
-    if np.isnan(row["pearson"]):
-        return "undefined"
-    if np.isnan(row["pearson_low"]):
-        return f"{row['pearson']:.3f}"
-    return f"{row['pearson']:.3f} ({row['pearson_low']:.3f} to {row['pearson_high']:.3f})"
+def _pearson(row: pd.Series) -> str:
+    return with_interval(row["pearson"], row["pearson_low"], row["pearson_high"])

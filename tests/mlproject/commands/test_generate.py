@@ -125,6 +125,10 @@ def test_sequences_are_written_and_judged(folder, models, capsys):
     assert "work/generated: 20 sequences of 8 letters by sample, for 5 targets in b" in printed
     assert "Judged by a model of another seed (2; the generator's is 1)" in printed
     assert "it can share the generator's errors, and is no experiment" in printed
+    assert (
+        "Held-out Pearson r in b: generator 0.500 (0.250 to 0.750), judge 0.250 (-0.250 to 0.500)" in printed
+    )
+    assert "warning: the judge is not known to follow activity in b: what it says may be by chance" in printed
 
 
 # --- without models that have to be compiled ----------------------------------------------------------------------
@@ -176,6 +180,21 @@ def test_the_same_seed_writes_the_same_files(folder, models, stub):
     assert all(contents[0][name] != contents[2][name] for name in FILES)
 
 
+def test_random_sequences_are_drawn_apart_from_generated_ones(folder, models, stub):
+    """With a target of 0 the stub leaves all to chance, and no pair of both is more alike than chance makes it."""
+    same = []
+    for seed in range(8):
+        stub.made.clear()
+        options = {"target_activity": 0, "temperature": 1, "candidates": 1, "num_sequences": 3, "length": 9}
+        assert generate(models, seed=seed, **options) == 0
+        one, other = (
+            np.array([list(letters) for letters in written(name)["sequence"]])
+            for name in ("generated", "random")
+        )
+        same.append((one[:, None] == other[None]).mean(2))
+    assert np.mean(same, axis=0).max() < 0.45  # 72 letters of each pair, a quarter of them expected
+
+
 def test_a_rest_of_sequences_goes_to_the_first_targets(folder, models, stub):
     assert generate(models, target_activity="3,1.25", num_sequences=5) == 0
     assert written()["target"].tolist() == [3, 3, 3, 1.25, 1.25]
@@ -186,25 +205,40 @@ def test_temperature_zero_writes_one_sequence_for_each_target(folder, models, st
     table = written()
     assert table["duplicate_of"].tolist() == [""] + ["generated_01"] * 19
     assert set(table["sequence"]) == {"GGGGGGGG"}
+    calls = len(stub.calls)
+    stub.calls.clear(), stub.made.clear()
+    assert generate(models, temperature=0, target_activity="1,2", candidates=1) == 0
+    assert len(stub.calls) == calls  # there is nothing to choose among, so no candidates are written
     assert "1 of 20 are different; two differ at 0% of positions" in capsys.readouterr().out
     assert (written("random")["duplicate_of"] == "").any()
 
 
 def test_higher_temperature_is_more_diverse(folder, models, stub):
     found = []
-    for temperature in (0.25, 1, 100):
+    for temperature in (0.25, 0.5, 100):
         stub.made.clear()
         assert generate(models, temperature=temperature) == 0
-        found.append(parent(folder)[1].data.metrics["diversity/hamming"])
-    assert found == sorted(found) and found[2] - found[0] > 0.2
+        metrics = parent(folder)[1].data.metrics
+        found.append((metrics["diversity/hamming"], metrics["diversity/kmers"]))
+        shares = pd.Series(fivemers(written()["sequence"])).value_counts(normalize=True)
+        assert metrics["diversity/kmers"] == pytest.approx(np.exp(-(shares * np.log(shares)).sum()))
+    hamming, kmers = zip(*found, strict=True)
+    assert hamming[0] < hamming[1] < hamming[2] and hamming[2] - hamming[0] > 0.2
+    assert kmers[0] < kmers[1] < kmers[2] and kmers[2] > 2 * kmers[0]
     stub.made.clear()
-    assert generate(models) == 0  # 1 by default
-    assert parent(folder)[1].data.metrics["diversity/hamming"] == found[1]
+    assert generate(models) == 0  # 0.5 by default
+    assert parent(folder)[1].data.metrics["diversity/hamming"] == found[1][0]
+
+
+def fivemers(sequences):
+    """All 5-mers of sequences, each by the first of its names on both strands."""
+    pieces = [one[at : at + 5] for one in sequences for at in range(len(one) - 4)]
+    return [min(piece, piece[::-1].translate(str.maketrans("ACGT", "TGCA"))) for piece in pieces]
 
 
 def test_the_generator_chooses_among_candidates_and_the_judge_does_not(folder, models, stub):
     """Which are the same as without choosing, and more."""
-    assert generate(models, target_activity="3,1", num_sequences=40) == 0
+    assert generate(models, target_activity="3,1", num_sequences=40, candidates=1) == 0
     single = written()
     stub.made.clear()
     assert generate(models, target_activity="3,1", num_sequences=4, candidates=10) == 0
@@ -271,8 +305,8 @@ def test_a_cell_type_without_labels_is_said(folder, models, stub, capsys):
 
 def test_targets_beyond_the_labels_are_said(folder, models, stub, capsys):
     assert generate(models, target_activity="0.5,2,9") == 0
-    said = "target_activity 0.5, 9: 90% of the training labels are from 1 to 3; what the models say beyond is a guess"
-    assert said in capsys.readouterr().out
+    said = "target_activity 0.5, 9: 90% of the training labels of b are from 1 to 3; what the models say beyond is"
+    assert f"{said} a guess\n" in capsys.readouterr().out
 
 
 def test_one_target_has_no_correlation(folder, models, stub, capsys):
@@ -320,7 +354,7 @@ def test_newest_is_the_last_finished_run_of_joint_with_models(folder, models, st
     assert generate("newest") == 0
     assert set(written()["nearest"]) == {"only"} and set(written()["length"]) == {6}
     printed = capsys.readouterr().out
-    assert f"model: {expected.name} of 20" in printed and " UTC\n" in printed
+    assert f"model: {expected.name} of 20" in printed and f" UTC, runs:/{expected.id}\n" in printed
     _, run = parent(folder)
     assert run.data.tags["model"] == f"runs:/{expected.id}"
     stub.made.clear()

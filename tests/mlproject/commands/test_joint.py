@@ -129,7 +129,14 @@ def test_the_pair_for_generate_is_two_seeds_of_one_setting(studies):
     for role, seed in (("generator", 1), ("judge", 2)):
         child = trained(store)["both", seed]
         name = child.info.run_name.removeprefix("training ")
-        assert document[role] == {"run": child.info.run_id, "seed": seed, "name": name}
+        held_out = (
+            table_of(store, child, "comparison").query("predictor == 'predicted'").set_index("cell_type")
+        )
+        of_cells = held_out[["pearson", "pearson_low", "pearson_high"]].to_numpy().tolist()
+        assert document[role] == {
+            **{"run": child.info.run_id, "seed": seed, "name": name},
+            "held_out": dict(zip(held_out.index, of_cells, strict=True)),
+        }
         ours, theirs = (checkpoints.load(path) for path in (models / role, store.fetch(child, "checkpoint")))
         assert ours.config == theirs.config
         for one, other in zip(ours.variables, theirs.variables, strict=True):
@@ -212,7 +219,7 @@ def test_comma_lists_make_a_grid_and_one_seed_gets_a_judge(studies):
     wanted = {(latents, rate) for latents in ("3", "4") for rate in ("0.001", "0.002")}
     swept = [child for child in store.children.values() if child.data.params["seed"] == "7"]
     assert {(c.data.params["num_latents"], c.data.params["learning_rate"]) for c in swept} == wanted
-    assert len(swept) == 4 and "one seed: another model is trained" in output
+    assert len(swept) == 4 and "one seed: a model of seed" in output
     (judge,) = (child for child in store.children.values() if child.data.params["seed"] == "8")
     document = json.loads((store.fetch(store.parents[0], "models") / "models.json").read_text())
     assert document["judge"]["run"] == judge.info.run_id and document["judge"]["seed"] == 8

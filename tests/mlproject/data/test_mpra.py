@@ -111,7 +111,7 @@ def test_what_all_columns_are_called_is_no_cell_type(tmp_path, names, cells):
 
 def test_the_cell_type_is_of_the_column_or_what_is_given(tmp_path):
     text = "sequence,activity,cell_type\nA,1,y\nC,2,x\nA,3,x\n"
-    table = read(tmp_path, text, cell_type="z")
+    table = read(tmp_path, text)
     assert table.cell_types == ("x", "y")
     assert (table.sequence.tolist(), table.cell.tolist(), table.activity.tolist()) == (
         [0, 0, 1],
@@ -121,6 +121,10 @@ def test_the_cell_type_is_of_the_column_or_what_is_given(tmp_path):
     assert read(tmp_path, HEADER + ROWS, cell_type="z").cell_types == ("z",)
     several = read(tmp_path, "sequence,cell_type,a,b\nA,x,1,2\n", MpraColumns(activity=("a", "b")))
     assert several.cell_types == ("a", "b")
+    with pytest.raises(InputError, match=r"found 'z', and mpra .*t\.csv has a column for it; leave it out"):
+        read(tmp_path, text, cell_type="z")
+    with pytest.raises(InputError, match="has a column of activity for each cell type; leave it out"):
+        read(tmp_path, "sequence,a,b\nA,1,2\n", MpraColumns(activity=("a", "b")), cell_type="z")
     assert several.notes == ("column 'cell_type' is not read: each column of activity is a cell type",)
 
 

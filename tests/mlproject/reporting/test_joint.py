@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import PathCollection, PolyCollection
+from matplotlib.collections import LineCollection, PathCollection, PolyCollection
 
 from mlproject import reporting
 from mlproject.reporting import joint
@@ -44,7 +44,12 @@ def predictions(count=60, cells=("K562", "HepG2"), hidden="K562"):
 
 
 def lines_of(axes):
-    return {line.get_label(): np.asarray(line.get_xydata()) for line in axes.lines}
+    found = {line.get_label(): np.asarray(line.get_xydata()) for line in axes.lines}
+    return found | {
+        lines.get_label(): np.concatenate(lines.get_segments())
+        for lines in axes.collections
+        if isinstance(lines, LineCollection)
+    }
 
 
 def test_a_panel_for_each_number_with_a_point_for_each_training():
@@ -69,6 +74,26 @@ def test_a_panel_for_each_number_with_a_point_for_each_training():
     names = [text.get_text() for text in legend.get_texts()]
     assert len(names) == len(set(names)) and {"seed 1", "5-mer ridge", "ceiling of replicates"} <= set(names)
     assert figure.get_suptitle() == "made up, n = 6 trainings"
+
+
+def test_baselines_are_those_of_each_setting():
+    table = results(["a", "b"])
+    table.loc[table["setting"] == "b", "pearson/kmers"] = 0.2
+    figure = joint.joint_figure(table, "x")
+    found = lines_of(figure.axes[0])["5-mer ridge"].reshape(
+        -1, 2, 2
+    )  # settings and modalities, ends, x and y
+    place = {word.get_text(): n for n, word in enumerate(figure.axes[0].get_yticklabels())}
+    for name, level in (("a both", 0.6), ("a mpra", 0.6), ("b both", 0.2), ("b mpra", 0.2)):
+        np.testing.assert_allclose(
+            found[place[name]], [[level, place[name] - 0.4], [level, place[name] + 0.4]]
+        )
+
+
+def test_two_settings_with_long_names_are_below_each_other():
+    figure = joint.joint_figure(results(["holdout_cell_type=K562"], modalities=("both", "mpra")), "x")
+    words = [word.get_text() for word in figure.axes[0].get_yticklabels()]
+    assert words == ["holdout_cell_type=K562 both", "holdout_cell_type=K562 mpra"]
 
 
 def test_many_settings_are_below_each_other():
