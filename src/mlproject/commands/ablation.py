@@ -28,6 +28,7 @@ from mlproject.errors import InputError, OutOfMemory, Stopped, one_line
 from mlproject.evaluation import mean_over_tracks
 from mlproject.options import nearest
 from mlproject.resuming import StepCheckpoints, fingerprint, fit_resumably, only_one
+from mlproject.signal_tables import SignalSample, sample_name, table_name
 from mlproject.training import Batch, Schedule, TrainResult
 
 if TYPE_CHECKING:
@@ -146,6 +147,7 @@ def _open(options: Options) -> tuple[dict[str, TrackDataset], EnformerConfig]:
     for dataset in datasets.values():
         for subset in {"train", "valid", options.eval_split}:
             dataset.shards(subset)
+        dataset.places(options.eval_split)
     config = _configuration(options, datasets)
     for dataset in datasets.values():
         verify(dataset, options.work_dir)
@@ -338,10 +340,16 @@ def _fit(
 
 
 def _keep_evaluation(options: Options, child: "Run", bench: Bench) -> dict[str, float]:
-    """Evaluates, keeps the tables and returns the final numbers."""
+    """Evaluates, keeps the tables and some of the signal, and returns the final numbers."""
+    windows = options.eval_steps * options.batch_size
+    samples = {
+        organism: SignalSample(dataset, options.eval_split, windows)
+        for organism, dataset in bench.datasets.items()
+    }
+    see = {organism: sample.see for organism, sample in samples.items()}
     # Losses come from the store, for a training that was stopped in its last epoch or after it.
     summary: dict[str, float] = {}
-    for organism, found in bench.evaluate(options.eval_split, options.eval_steps).items():
+    for organism, found in bench.evaluate(options.eval_split, options.eval_steps, see).items():
         targets = bench.datasets[organism].targets
         tables, numbers = reporting.track_results(
             targets,
@@ -353,6 +361,8 @@ def _keep_evaluation(options: Options, child: "Run", bench: Bench) -> dict[str, 
         )
         for name, table in tables.items():
             child.keep_table(name, table)
+        child.keep_parquet(table_name(organism), samples[organism].table())
+        child.keep_parquet(sample_name(organism), samples[organism].sequence_table())
         summary |= numbers
         losses = child.series(_prefix("loss", organism, options))[-options.steps_per_epoch :]
         summary[f"{_prefix('final', organism, options)}/train_loss"] = (

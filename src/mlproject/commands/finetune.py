@@ -414,6 +414,7 @@ def _keep_predictions(child: "Run", tuner: Tuner, fold: Fold) -> dict[str, float
         predicted = baselines.ridge_predictions(features(windows.constructs), activity, known, clusters)
         constructs[f"ridge_{name}"] = predicted[~known]
     child.keep_table("predictions", table)
+    child.keep_parquet("sample_activity", tuner.sequence_table(rows))
     child.keep_table("constructs", constructs)
     _keep_figure(child, constructs, f"fold {fold.name} held out")
     loss = float(((table["predicted"] - table["activity"]) ** 2).mean())

@@ -40,6 +40,7 @@ from mlproject.errors import InputError, OutOfMemory, Stopped, one_line
 from mlproject.inference import Model, SignalPredictor
 from mlproject.options import nearest
 from mlproject.resuming import fingerprint, only_one
+from mlproject.signal_tables import predicted_table, table_name
 from mlproject.tensorhub import TensorHubModel
 
 if TYPE_CHECKING:
@@ -472,6 +473,8 @@ def _write(options: Options, run: "Run", genome: Genome, work: _Work, saved: Fra
         reporting.write_signal_figure(_panels(work, arrays), title, folder / "signal.png")
         with explained("the store's artifacts: cannot be written", (OSError,)):
             run.keep(folder / "signal.png")
+            signals = predicted_table(work.spans, work.stretches, work.tracks, **arrays)
+            run.keep_parquet(table_name(work.head), signals)
             if table is not None:
                 run.keep_table("regions", table)
         for path in paths.values():

@@ -26,6 +26,7 @@ from mlproject.errors import InputError
 from mlproject.evaluation import mean_over_tracks
 from mlproject.head_training import HeadTrainer, StoredWindows, loss_function
 from mlproject.resuming import StepCheckpoints, fingerprint, fit_keeping_best, only_one
+from mlproject.signal_tables import SignalSample, sample_name, table_name, windows_of
 from mlproject.studies import Outcomes, train_each
 from mlproject.training import Schedule
 
@@ -424,9 +425,12 @@ def train_child(
 
 
 def _keep_evaluation(options: Options, child: "Run", trainer: HeadTrainer) -> dict[str, float]:
-    """Evaluates the whole split, keeps tables and figure and returns the final numbers."""
+    """Evaluates the whole split, keeps tables, signal and figure and returns the final numbers."""
     dataset, split = trainer.dataset, options.eval_split
-    found = trainer.evaluate(split)
+    sample = SignalSample(dataset, split, dataset.count(split))
+    found = trainer.evaluate(split, sample.see)
+    child.keep_parquet(table_name(dataset.organism), sample.table())
+    child.keep_parquet(sample_name(dataset.organism), sample.sequence_table())
     tables, numbers = reporting.track_results(
         dataset.targets, found.pearson_r, found.r2, found.n, organism=dataset.organism
     )
@@ -448,20 +452,15 @@ def _keep_figure(child: "Run", trainer: HeadTrainer, split: str, pearson_r: np.n
     known = max(1, int(np.count_nonzero(~np.isnan(pearson_r))))
     shown = list(dict.fromkeys([int(order[0]), int(order[known // 2])]))[:_TRACKS_SHOWN]
     predicted, measured = trainer.predict(split, _WINDOWS_SHOWN)
-    places = dataset.places(split)
+    windows = windows_of(dataset, split)[: len(predicted)]
     panels = []
     for track in shown:
         row = dataset.targets.iloc[track]
         name = f"{row['identifier']} {row['description']}".strip()
         label = f"{name}, r = {pearson_r[track]:.2f} over all {split} windows"
-        for window, (signal, truth) in enumerate(zip(predicted, measured, strict=True)):
-            chrom, start = f"{split} window {window}", 0
-            if places:
-                # the bins are its central ones, whether the file has the whole window or, as newer ones, the bins
-                chrom, start, end = places[window]
-                start = (start + end - len(signal) * BIN_SIZE_BP) // 2
+        for window, signal, truth in zip(windows, predicted, measured, strict=True):
             signals = (signal[:, track], None, truth[:, track])
-            panels.append(reporting.SignalPanel(label, chrom, start, BIN_SIZE_BP, *signals))
+            panels.append(reporting.SignalPanel(label, window.chrom, window.start, BIN_SIZE_BP, *signals))
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary, "windows.png")
         child.keep(reporting.write_signal_figure(panels, f"{dataset.organism}: {split} windows", path))

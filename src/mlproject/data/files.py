@@ -141,6 +141,14 @@ def number(word: str, where: str, name: str) -> float:
     raise InputError(f"{where}: {name} is {word.strip()[:40]!r}, expected a number.")
 
 
+def identity(path: str | os.PathLike | None) -> list | None:
+    """What a file is known by without reading it: its name, size and time of change; None for none."""
+    if path is None:
+        return None
+    state = os.stat(path)
+    return [Path(path).name, state.st_size, state.st_mtime_ns]
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write the file under another name beside it and rename it; its folder is made where needed."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,15 +3,20 @@
 import copy
 import html
 import math
+import statistics
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import seaborn as sns
+from plotly import graph_objects as go
+from plotly.subplots import make_subplots
 
+from mlproject.reporting.pages import Report, Section, page
+from mlproject.reporting.plots import INK, laid_out
 from mlproject.reporting.search_figures import (
     IMPORTANCE,
     STATES,
@@ -121,92 +126,233 @@ def write_search_figures(study: "optuna.Study", objective: str, folder: Path) ->
         "slice": slice_figure(search),
         "parallel_coordinates": parallel_coordinates_figure(search),
     }
-    page = folder / "search.html"
-    page.write_text(_page(search, {name for name, figure in figures.items() if figure}), "utf-8")
-    return [page, *(save(figure, folder / f"{name}.png") for name, figure in figures.items() if figure)]
+    path = folder / "search.html"
+    sections = search_sections(search_plots(study, objective))
+    path.write_text(page(Report(search.name, search_words(study, objective), sections)), "utf-8")
+    return [path, *(save(figure, folder / f"{name}.png") for name, figure in figures.items() if figure)]
 
 
-def _page(search: Search, figures: set[str]) -> str:
-    """A page with those of the figures, by Optuna and Plotly, that needs nothing from elsewhere."""
-    sections = []
-    with _quiet():
-        from optuna import visualization
+HEADINGS = {
+    "history": "History",
+    "importance": "Importance of parameters",
+    "slice": "Slices",
+    "parallel_coordinates": "Parallel coordinates",
+}
 
-        study = _finite(search)
-        # Plotly takes some HTML in labels
-        label: dict[str, Any] = {"target_name": html.escape(search.objective)}
-        names: dict[str, Any] = {"params": [scale.name for scale in search.scales]}
-        if "history" in figures and search.complete:
-            plot = visualization.plot_optimization_history(study, **label)
-            plot.update_traces(line_shape="hv", selector={"mode": "lines"})
-            sections.append(("History", plot))
-        if "importance" in figures:
-            plot = visualization.plot_param_importances(study, evaluator=_evaluator(), **names, **label)
-            plot.update_layout(xaxis_title=IMPORTANCE)
-            sections.append(("Importance of parameters", plot))
-        if "slice" in figures:
-            plot = visualization.plot_slice(study, **names, **label)
-            sections.append(("Slices", _in_order(plot, search.scales)))
-        if "parallel_coordinates" in figures:
-            plot = visualization.plot_parallel_coordinate(study, **names, **label)
-            plot.update_layout(plot_bgcolor="#e2e2e2")  # the lightest lines are white
-            sections.append(("Parallel coordinates", plot))
-    body = []
-    for number, (heading, plot) in enumerate(sections):
-        plot.update_layout(title=None, template="plotly_white", margin={"t": 40})
-        drawn = plot.to_html(
-            full_html=False, include_plotlyjs=number == 0, div_id=f"figure-{number}", config=_PLOTLY
-        )
-        body.append(f"<h2>{heading}</h2>\n<div class='figure'>{drawn}</div>")
-    best = ""
+
+def search_words(study: "optuna.Study", objective: str) -> list[str]:
+    """How many trials there are, and which is the best, in sentences; `objective` as `search_plots` takes it."""
+    search = read_search(study, objective)
+    found = [f"{search.counts()}."]
     if search.complete:
         params = ", ".join(f"{name} {_number(value)}" for name, value in search.best.params.items())
         value = _number(value_of(search.best))
-        best = f" The best is trial {search.best.number} with {search.objective} {value}"
-        best += (f" ({params})." if params else ".") + " Figures are of complete trials."
-    return _PAGE.format(
-        name=html.escape(search.name),
-        text=html.escape(f"{search.counts()}.{best}"),
-        body="\n".join(body),
+        best = f"The best is trial {search.best.number} with {search.objective} {value}"
+        found += [best + (f" ({params})." if params else "."), "Figures are of complete trials."]
+    return found
+
+
+def search_plots(study: "optuna.Study", objective: str) -> dict[str, go.Figure]:
+    """Figures to look into by name, those of HEADINGS that can be drawn; a study may have trials under way.
+
+    Args:
+        study: of one objective; as it is, or as `study_of` makes one.
+        objective: what its value is, such as `validation/pearson`.
+    """
+    search = read_search(study, objective)
+    plots: dict[str, go.Figure] = {}
+    if not search.complete:
+        return plots
+    with _quiet():
+        from optuna import visualization
+
+        drawn = _finite(search)
+        # Plotly takes some HTML in labels
+        label: dict[str, Any] = {"target_name": html.escape(search.objective)}
+        names: dict[str, Any] = {"params": [scale.name for scale in search.scales]}
+        plot = visualization.plot_optimization_history(drawn, **label)
+        plot.update_traces(
+            line={"shape": "hv", "color": "#D55E00"}, name="best so far", selector={"mode": "lines"}
+        )
+        plot.update_traces(marker={"color": "#0072B2", "size": 8}, selector={"mode": "markers"})
+        plots["history"] = laid_out(plot.update_xaxes(title=f"trial ({len(search.complete)} complete)"))
+        if importance(search):
+            plot = visualization.plot_param_importances(drawn, evaluator=_evaluator(), **names, **label)
+            plot.update_traces(marker_color="#0072B2", y=[html.escape(name) for name in plot.data[0].y])
+            plot.update_yaxes(title="")
+            plot.update_layout(xaxis_title=IMPORTANCE.replace(" of the", "<br>of the"))
+            plots["importance"] = laid_out(plot)
+        if search.scales:
+            plots["slice"] = _slice_plot(search)
+            plot = visualization.plot_parallel_coordinate(drawn, **names, **label)
+            own, *axes = (
+                plot.layout.xaxis.ticktext
+            )  # the objective's name comes first, and is as it was given
+            plot.update_xaxes(ticktext=[own, *map(html.escape, axes)])
+            plot.for_each_annotation(lambda mark: mark.update(text=html.escape(mark.text)))
+            plot.update_layout(plot_bgcolor="#e2e2e2")  # the lightest lines are white
+            plots["parallel_coordinates"] = plot
+    for plot in plots.values():
+        plot.update_layout(title=None, margin={"t": 40})
+    return plots
+
+
+def search_sections(plots: Mapping[str, go.Figure]) -> list[Section]:
+    """Parts of a page with what `search_plots` gives."""
+    return [
+        Section(HEADINGS[name], figure=plot, note=_NOTES[name], least_width=_LEAST_WIDTHS.get(name, 0))
+        for name, plot in plots.items()
+    ]
+
+
+_LEAST_WIDTHS = {"slice": 560, "parallel_coordinates": 660}  # pixels; a sheet of paper has 680
+_NOTES = {
+    "history": "Each complete trial by number, and the best so far.",
+    "importance": "Of which parameter it depends whether a trial is among the best; few trials say little.",
+    "slice": "Value by parameter of complete trials; later ones are darker, the best one is a star.",
+    "parallel_coordinates": "A line for each complete trial, through its parameters to its value; darker is better.",
+}
+
+
+def study_of(trials: pd.DataFrame, maximizes: bool, name: str) -> "optuna.Study":
+    """A study in memory with these trials, to draw figures of: those of a store that Optuna's own cannot be read from.
+
+    What parameters could have been is taken from what they were: words and a few whole numbers are choices, others a
+    range, a logarithmic one where positive numbers differ by a factor of 100 or more and lie evenly on it. Trials whose
+    number is not there count as waiting.
+
+    Args:
+        trials: one row each: number, state (running, complete, pruned or failed), value, a column for each parameter
+            (missing where the trial had none), and optionally what else `search_summary` has.
+        maximizes: whether higher values are better.
+        name: of the study.
+    """
+    import optuna
+    from optuna.trial import TrialState, create_trial
+
+    states = {word: TrialState[state] for state, word in STATES.items()}
+    names = [column for column in trials if column not in _NOT_PARAMETERS and trials[column].notna().any()]
+    kinds = {column: _distribution(trials[column].dropna().tolist()) for column in names}
+    by_number = {int(row["number"]): row for row in trials.to_dict("records")}
+    made = []
+    for number in range(max(by_number, default=-1) + 1):
+        row = by_number.get(number)
+        if row is None:
+            made.append(create_trial(state=TrialState.WAITING))
+            continue
+        own = [column for column in names if not _missing(row[column])]
+        value = None
+        if row["state"] == "complete":  # the store keeps no value that is not finite
+            value = row["value"] if not _missing(row["value"]) else -math.inf if maximizes else math.inf
+        tried = row.get("retry_of")
+        made.append(
+            create_trial(
+                state=states[row["state"]],
+                value=value,
+                params={column: _choice_of(kinds[column], row[column]) for column in own},
+                distributions={column: kinds[column] for column in own},
+                user_attrs={
+                    key: row[column]
+                    for key, column in ((_ORIGIN, "origin"), (FAILURE, "failure"))
+                    if row.get(column) and not _missing(row[column])
+                },
+                system_attrs={} if _missing(tried) else {_RETRIED: int(tried), "retry_history": [int(tried)]},
+            )
+        )
+    with _quiet():
+        study = optuna.create_study(study_name=name, direction="maximize" if maximizes else "minimize")
+    study.add_trials(made)
+    return study
+
+
+_NOT_PARAMETERS = ("number", "state", "value", "epochs", "seconds", "origin", "failure", "retry_of")
+_MOST_CHOICES = 10  # whole numbers of more values than these are a range
+
+
+def _missing(value: Any) -> bool:
+    return value is None or bool(pd.isna(value))
+
+
+def _distribution(values: list[Any]) -> Any:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+        return CategoricalDistribution(sorted({str(value) for value in values}))
+    different = sorted(set(values))
+    low, high = different[0], different[-1]
+    log = low > 0 and high / low >= 100 and _is_log(values)
+    if all(isinstance(value, int) for value in values):
+        few = len(different) <= _MOST_CHOICES
+        return CategoricalDistribution(different) if few else IntDistribution(low, high, log=log)
+    # choices that are numbers come again, draws from a range hardly do
+    if len(different) <= _MOST_CHOICES and len(different) <= len(values) / 2:
+        return CategoricalDistribution(different)
+    return FloatDistribution(low, high, log=log)
+
+
+def _is_log(values: list[float]) -> bool:
+    """Whether the median is nearer to the middle of a logarithmic axis than to that of a linear one."""
+    low, high, median = math.log(min(values)), math.log(max(values)), math.log(statistics.median(values))
+    return abs(median - (low + high) / 2) < abs(median - math.log((min(values) + max(values)) / 2))
+
+
+def _choice_of(kind: Any, value: Any) -> Any:
+    """The value as the distribution has it."""
+    if hasattr(kind, "choices") and any(isinstance(choice, str) for choice in kind.choices):
+        return str(value)
+    return (
+        int(value)
+        if isinstance(kind.high if hasattr(kind, "high") else kind.choices[0], int)
+        else float(value)
     )
 
 
-_PLOTLY = {"displaylogo": False, "responsive": True}
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline';
- style-src 'unsafe-inline'; img-src data: blob:">
-<title>{name}</title>
-<style>
-body {{ font-family: sans-serif; margin: 1.5em; color: #222; }}
-h1 {{ overflow-wrap: anywhere; font-size: 1.4em; }}
-h2 {{ margin: 1.5em 0 0; font-size: 1.1em; }}
-.figure {{ overflow-x: auto; }}
-</style>
-</head>
-<body>
-<h1>{name}</h1>
-<p>{text}</p>
-{body}
-</body>
-</html>
-"""
+_COLUMNS = 3  # of slices
 
 
-def _in_order(plot: Any, scales: list[Scale]) -> Any:
-    """Slices whose axes are marked as those of the pictures are, and which are less wide."""
-    panels = [*plot.select_xaxes()]
-    by_name = {scale.name: scale for scale in scales}
-    for axis in panels:
-        scale = by_name[axis.title.text]
-        if scale.choices:
-            axis.categoryarray = [repr(choice) for choice in scale.choices]
-        elif scale.log:
+def _slice_plot(search: Search) -> go.Figure:
+    """Value against each parameter, of complete trials: later ones are darker, the best one is a star."""
+    rows = -(-len(search.scales) // _COLUMNS)
+    figure = make_subplots(
+        rows, _COLUMNS, shared_yaxes=True, vertical_spacing=0.3 / rows, horizontal_spacing=0.05
+    )
+    last = max(1, max(trial.number for trial in search.complete))
+    for place, scale in enumerate(search.scales):
+        trials = [trial for trial in search.complete if scale.name in trial.params]
+        at = {"row": place // _COLUMNS + 1, "col": place % _COLUMNS + 1}
+        numbers = [trial.number for trial in trials]
+        figure.add_scatter(
+            x=[scale.at(trial.params[scale.name]) for trial in trials],
+            y=[value_of(trial) for trial in trials],
+            mode="markers",
+            marker={
+                "color": numbers,
+                "cmin": 0,
+                "cmax": last,
+                "colorscale": "Blues",
+                "showscale": place == 0,
+                "colorbar": {"title": "trial"},
+                "line": {"color": INK, "width": 1},
+                "size": [14 if trial is search.best else 8 for trial in trials],
+                "symbol": ["star" if trial is search.best else "circle" for trial in trials],
+            },
+            text=[f"trial {number}" for number in numbers],
+            hovertemplate="%{text}<br>%{y:.4f}<extra></extra>",
+            showlegend=False,
+            cliponaxis=False,  # the best one is at an edge
+            **at,
+        )
+        fewer = "" if len(trials) == len(search.complete) else f" (n = {len(trials)})"
+        figure.update_xaxes(title=f"{html.escape(scale.name)}{fewer}", **at)
+        if scale.log:
+            figure.update_xaxes(type="log", **at)
+        if scale.choices or scale.log:
             ticks = scale.ticks(apart=0.2)
-            axis.update(tickvals=[*ticks], ticktext=[*ticks.values()], minor={"ticks": ""})
-    return plot.update_layout(width=max(500, 230 * len(panels) + 120), height=420)
+            figure.update_xaxes(
+                tickvals=[*ticks], ticktext=[html.escape(word) for word in ticks.values()], **at
+            )
+    figure.update_yaxes(title=html.escape(search.objective), col=1)
+    return figure.update_layout(height=80 + 240 * rows)
 
 
 def importance(search: Search) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Pictures of signal along the genome: what is predicted, how sure that is, and what was measured."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,13 +33,20 @@ class SignalPanel(NamedTuple):
 
 
 _MOST_BINS = 2_000  # more than there are points across a page: joined by their mean
-_MOST_LETTERS = 110  # of a label
-_UNITS = ((2_000_000, 1_000_000, "Mb"), (2_000, 1_000, "kb"), (0, 1, "bp"))  # from which length on
+MOST_LETTERS = 110  # of a label
+UNITS = ((2_000_000, 1_000_000, "Mb"), (2_000, 1_000, "kb"), (0, 1, "bp"))  # from which length on
 
 
 def write_signal_figure(panels: Sequence[SignalPanel], title: str, path: Path) -> Path:
     """Saves `signal_figure` and returns its path."""
     return save(signal_figure(panels, title), path)
+
+
+def signal_pdf(panels: Sequence[SignalPanel], title: str) -> bytes:
+    """`signal_figure` as a PDF file."""
+    file = io.BytesIO()
+    signal_figure(panels, title).savefig(file, format="pdf")
+    return file.getvalue()
 
 
 @matplotlib.rc_context(STYLE)
@@ -80,19 +88,19 @@ def signal_figure(panels: Sequence[SignalPanel], title: str) -> Figure:
 def _draw(axes: Axes, panel: SignalPanel, length: int) -> str:
     """Draws one panel and returns the words below its horizontal axis."""
     joined = -(-len(panel.predicted) // _MOST_BINS)
-    unit, name = next((unit, name) for least, unit, name in _UNITS if length >= least)
-    predicted = _join(panel.predicted, joined)
+    unit, name = next((unit, name) for least, unit, name in UNITS if length >= least)
+    predicted = join_bins(panel.predicted, joined)
     bins = np.minimum(np.arange(len(predicted) + 1) * joined, len(panel.predicted))
     edges = (panel.start + panel.bin_size * bins) / unit
     line, area = sns.color_palette(PALETTE)[0], sns.color_palette(PALETTE)[1]
     outline: dict[str, Any] = {"baseline": None, "color": line, "linewidth": 1.0, "zorder": 3}
     if panel.measured is not None:
-        measured = _join(panel.measured, joined)
+        measured = join_bins(panel.measured, joined)
         axes.stairs(
             measured, edges, fill=True, color=area, alpha=0.55, linewidth=0, zorder=1, label="measured"
         )
     if panel.sd is not None:
-        sd = _join(panel.sd, joined)
+        sd = join_bins(panel.sd, joined)
         low, high = (np.append(ends, ends[-1:]) for ends in (predicted - sd, predicted + sd))
         axes.fill_between(
             edges, low, high, step="post", color=line, alpha=0.3, linewidth=0, zorder=2, label="± 1 sd"
@@ -111,7 +119,7 @@ def _draw(axes: Axes, panel: SignalPanel, length: int) -> str:
     return f"{panel.chrom}, position in {name}{note}"
 
 
-def _join(values: np.ndarray, joined: int) -> np.ndarray:
+def join_bins(values: np.ndarray, joined: int) -> np.ndarray:
     """Means of so many values next to each other, the last of what is left; NaN only where all are."""
     if joined == 1:
         return np.asarray(values, np.float64)
@@ -123,4 +131,4 @@ def _join(values: np.ndarray, joined: int) -> np.ndarray:
 
 
 def _label(text: str) -> str:
-    return as_written(text if len(text) <= _MOST_LETTERS else f"{text[: _MOST_LETTERS - 1]}…")
+    return as_written(text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 1]}…")

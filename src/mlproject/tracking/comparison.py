@@ -69,7 +69,7 @@ def share_comparison(
         view["selectedColumns"][:0] = [f"tags.`{tag}`" for tag in tags]
         view["selectedColumns"] += [f"params.`{name}`" for name in columns]
         if not group:
-            _ungroup(view, grid)
+            _ungroup(view)
         run.client.set_experiment_tag(run.experiment_id, f"mlflow.sharedViewState.{name}", json.dumps(view))
         address += f"&viewStateShareKey={name}"
     except MlflowException as error:
@@ -91,7 +91,7 @@ def _view(
     overview, rest, curves = "section-overview", "section-others", "section-curves"
     bars = {"runsCountToCompare": _MOST_RUNS}
     return {
-        "searchFilter": f"tags.grid = '{grid}' AND params.{group} != ''",
+        "searchFilter": f"tags.grid = '{grid}' AND tags.`{_PARENT}` != ''",
         "orderByKey": f"metrics.`{metrics[0]}`",
         "orderByAsc": False,
         "startTime": "ALL",
@@ -136,9 +136,8 @@ def _view(
     }
 
 
-def _ungroup(view: dict[str, Any], grid: str) -> None:
+def _ungroup(view: dict[str, Any]) -> None:
     """Makes it a view of child runs each on its own, of which the first part shows all that is compared."""
-    view["searchFilter"] = f"tags.grid = '{grid}' AND tags.`{_PARENT}` != ''"
     view["groupBy"] = None
     absent = ("attributes.`Dataset`", "params.``", "params.`seed`")
     view["selectedColumns"] = [column for column in view["selectedColumns"] if column not in absent]

@@ -1,4 +1,4 @@
-"""Runs in MLflow: the run of a command, its child runs, and a frame of many.
+"""Runs in MLflow: the run of a command and its child runs.
 
 A command's run is adopted from `mlflow run` where there is one; children are found again by their key, so
 that the same command resumes what an earlier one left.
@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
+from pyarrow import parquet
 
 from mlproject.errors import InputError, Stopped, one_line
 from mlproject.options import as_words
@@ -41,6 +43,7 @@ _MAX_PARAM = 6000  # characters; MLflow cuts longer ones without a word
 _MAX_REASON = 500
 _MAX_DESCRIPTION = 8000  # of any tag
 _BATCH = 1000  # metrics that one log_batch takes
+_GROUP_ROWS = 64  # of a parquet file that is read in parts
 _FLUSH_SECONDS = 5.0
 _GIVEN_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")  # the names that MLflow makes up
 
@@ -60,7 +63,7 @@ def start_run(command: str, options: Any) -> Iterator["Run"]:
     if adopted:
         run = Run(client, client.get_run(adopted))
         os.environ.pop("MLFLOW_RUN_ID")  # left in place it would become the run of whatever starts next
-        if wanted != _default(options, "experiment"):
+        if wanted != (_default(options, "experiment") or command):
             _say_other_experiment(client, run, wanted)
         if _GIVEN_NAME.fullmatch(run.name):
             run.rename(f"{command} {run.id[:6]}")
@@ -87,43 +90,10 @@ def refuse_run(reason: str) -> None:
         run._end()
 
 
-def read_runs(
-    experiment: str | None = None, *, grid: str | None = None, finished: bool = False
-) -> pd.DataFrame:
-    """Every run, one row each, newest first; however many there are.
-
-    Args:
-        experiment: name of an experiment; all of them by default.
-        grid: only runs whose tag `grid` is this.
-        finished: only runs that ended FINISHED.
-
-    Returns:
-        Columns run_id, name, status, experiment_id, parent, start_time, end_time (UTC), then one for each
-        parameter (`params.NAME`, words), tag (`tags.NAME`) and latest metric (`metrics.NAME`, float).
-    """
+def find_run(run_id: str) -> "Run":
+    """A run that is in the store, to read from and to keep files in; its state is left as it is."""
     client = store.open_store()
-    if experiment is None:
-        experiments = [found.experiment_id for found in _pages(client.search_experiments)]
-    else:
-        found = client.get_experiment_by_name(experiment)
-        if found is None:
-            raise InputError(f"no experiment {experiment!r} in the store")
-        experiments = [found.experiment_id]
-    filters = [_equals("grid", grid)] if grid is not None else []
-    filters += ["attributes.status = 'FINISHED'"] if finished else []
-    rows = [
-        _row(run)
-        for run in _pages(
-            client.search_runs,
-            experiment_ids=experiments,
-            filter_string=" AND ".join(filters),
-            order_by=["attributes.start_time DESC"],
-        )
-    ]
-    first = ["run_id", "name", "status", "experiment_id", "parent", "start_time", "end_time"]
-    frame = pd.DataFrame(rows)
-    rest = sorted(set(frame.columns) - set(first))
-    return frame.reindex(columns=first + rest)
+    return Run(client, client.get_run(run_id))
 
 
 class Run:
@@ -193,9 +163,18 @@ class Run:
 
     def series(self, name: str) -> list[float]:
         """The points of one series by step, read back from the store; empty where there are none."""
+        return [value for _, value in self.history(name)]
+
+    def history(self, name: str) -> list[tuple[int, float]]:
+        """The same with the step of each point."""
         self.flush()
         history = self.client.get_metric_history(self.id, _metric_name(name))
-        return [point.value for point in sorted(history, key=lambda point: point.step)]
+        return sorted((point.step, point.value) for point in history)
+
+    def datasets(self) -> list[tuple[str, str]]:
+        """Name and digest of the data that went in."""
+        inputs = self.client.get_run(self.id).inputs
+        return [(one.dataset.name, one.dataset.digest) for one in inputs.dataset_inputs] if inputs else []
 
     # -- words
 
@@ -263,6 +242,26 @@ class Run:
         entry = {"path": f"{name}.json", "type": "table"}
         if entry not in listed:
             self.tag({"mlflow.loggedArtifacts": json.dumps([*listed, entry])})
+
+    def keep_parquet(self, name: str, table: pa.Table) -> None:
+        """Keeps a table that is too large to be paged, as the artifact `NAME.parquet` alone.
+
+        Groups of 64 rows can be read without the others: rows that are read together are to be next to each other.
+        """
+        named = [field.name for field in table.schema if pa.types.is_string(field.type)]
+        lists = [f"{field.name}.list.element" for field in table.schema if pa.types.is_list(field.type)]
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, f"{name}.parquet")
+            # of numbers that are seldom the same twice, bytes of one kind after each other: a third fewer
+            parquet.write_table(
+                table,
+                path,
+                row_group_size=_GROUP_ROWS,
+                compression="zstd",
+                use_dictionary=named,
+                use_byte_stream_split=lists,
+            )
+            self.keep(path)
 
     def table(self, name: str) -> pd.DataFrame:
         """The table that `keep_table` kept under `name`."""
@@ -343,10 +342,10 @@ class Run:
     def _search(self, key: Mapping[str, str]) -> list[MlflowRun]:
         """The runs of the experiment with all these tags, newest first."""
         return list(
-            _pages(
+            store.pages(
                 self.client.search_runs,
                 experiment_ids=[self.experiment_id],
-                filter_string=" AND ".join(_equals(name, value) for name, value in key.items()),
+                filter_string=" AND ".join(store.equals(name, value) for name, value in key.items()),
                 order_by=["attributes.start_time DESC"],
             )
         )
@@ -417,36 +416,6 @@ def _say_other_experiment(client: MlflowClient, run: Run, wanted: str) -> None:
             f"`mlflow run --experiment-name {wanted}` chooses another",
             file=sys.stderr,
         )
-
-
-def _row(run: MlflowRun) -> dict[str, object]:
-    return {
-        "run_id": run.info.run_id,
-        "name": run.info.run_name,
-        "status": run.info.status,
-        "experiment_id": run.info.experiment_id,
-        "parent": run.data.tags.get(PARENT),
-        "start_time": pd.Timestamp(run.info.start_time, unit="ms", tz="UTC"),
-        "end_time": pd.Timestamp(run.info.end_time, unit="ms", tz="UTC") if run.info.end_time else pd.NaT,
-        **{f"params.{key}": value for key, value in run.data.params.items()},
-        **{f"tags.{key}": value for key, value in run.data.tags.items() if not key.startswith("mlflow.")},
-        **{f"metrics.{key}": value for key, value in run.data.metrics.items()},
-    }
-
-
-def _pages(search: Any, **arguments: Any) -> Iterator[Any]:
-    token = None
-    while True:
-        page = search(**arguments, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
-def _equals(tag: str, value: str) -> str:
-    quote = '"' if "'" in value else "'"
-    return f"tags.`{tag}` = {quote}{value}{quote}"
 
 
 def _metric_name(name: str) -> str:

@@ -3,17 +3,22 @@
 import fcntl
 import logging
 import os
+import re
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import psutil
 from mlflow import MlflowClient, get_experiment_by_name, set_tracking_uri
 from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import path_to_local_sqlite_uri
+from sqlalchemy.exc import SQLAlchemyError
 
-from mlproject.errors import InputError
+from mlproject.errors import InputError, one_line
+from mlproject.tracking.refusals import refusal
 
 _SQLITE = "sqlite:///"
 _DEFAULT = "mlflow.db"
@@ -86,6 +91,54 @@ def ui_command(client: MlflowClient) -> str | None:
     """The command that starts the UI on a local store, or None for a tracking server, which is running."""
     uri = client.tracking_uri
     return None if uri.startswith(("http://", "https://")) else f"mlflow ui --backend-store-uri {uri}"
+
+
+def shown_address() -> str:
+    """The address of the store, without the password that may stand in it."""
+    return without_passwords(open_store().tracking_uri)
+
+
+def without_passwords(words: str) -> str:
+    """The same without the passwords of addresses in it: MLflow quotes the address that does not answer."""
+    words = re.sub(r"(://[^:/@\s]*):[^/\s]*@", r"\1:…@", words)
+    return re.sub(r"([?&]\w*password=)[^&\s]*", r"\1…", words)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Makes one line of what a store, or the way to it, can fail with.
+
+    Raises:
+        InputError: in place of an error of MLflow, of the database or of the network.
+    """
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        reason = refusal(error) or f"the store {shown_address()}: {without_passwords(one_line(error))}"
+        raise InputError(reason) from error
+
+
+def pages(search: Any, **arguments: Any) -> Iterator[Any]:
+    """All that one of the client's searches finds, however many pages it takes."""
+    token = None
+    while True:
+        page = search(**arguments, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def equals(tag: str, value: str) -> str:
+    """The filter of a search for runs with this tag.
+
+    Raises:
+        InputError: a value with both kinds of quotes, which a filter cannot have.
+    """
+    if "'" in value and '"' in value:
+        raise InputError(f"tag {tag}: cannot search for {value!r}, which has both kinds of quotes")
+    quote = '"' if "'" in value else "'"
+    return f"tags.`{tag}` = {quote}{value}{quote}"
 
 
 def _client(uri: str) -> MlflowClient:

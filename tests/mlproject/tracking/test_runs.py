@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from mlproject.errors import InputError, Stopped
+from mlproject.errors import Stopped
 from mlproject.tracking import runs
 
 KEY = {"grid": "abc", "variant": "rope", "seed": "42"}
@@ -254,35 +254,6 @@ def test_a_stopped_child_says_that_it_is_resumable(folder):
     for ended in (run, child):
         assert stored(ended).info.status == "KILLED"
         assert stored(ended).data.tags["resumable"] == "true"
-
-
-def test_read_runs_pages_past_a_thousand(folder):
-    client = MlflowClient()
-    experiment = client.create_experiment("many")
-    for number in range(1005):
-        client.create_run(experiment, tags={"grid": "big"}, run_name=str(number))
-    frame = runs.read_runs("many", grid="big")
-    assert len(frame) == 1005
-    assert set(frame["name"]) == {str(number) for number in range(1005)}
-
-
-def test_read_runs(folder):
-    with runs.start_run("ablation", Options()) as run:
-        with run.child("rope-42", key=KEY, params={"seed": 42}) as child:
-            child.summarize({"pearson/mean": 0.5})
-        with pytest.raises(ValueError), run.child("rope-1", key={**KEY, "seed": "1"}, params={"seed": 1}):
-            raise ValueError("no")
-    frame = runs.read_runs("grids", grid="abc")
-    assert frame["name"].tolist() == ["rope-1", "rope-42"]
-    assert frame["status"].tolist() == ["FAILED", "FINISHED"]
-    assert frame["parent"].tolist() == [run.id] * 2
-    assert frame["metrics.pearson/mean"].tolist()[1] == 0.5
-    assert frame["params.seed"].tolist() == ["1", "42"]
-    assert runs.read_runs("grids", grid="abc", finished=True)["name"].tolist() == ["rope-42"]
-    assert len(runs.read_runs()) == 3
-    assert list(runs.read_runs("grids", grid="other").columns[:3]) == ["run_id", "name", "status"]
-    with pytest.raises(InputError, match="no experiment 'none'"):
-        runs.read_runs("none")
 
 
 @pytest.mark.slow

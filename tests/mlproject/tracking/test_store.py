@@ -126,3 +126,19 @@ def test_a_store_has_its_name_when_it_is_made(empty, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         store.open_store()
     assert not (empty / "mlflow.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (
+            "API request to http://me:secret@host:5000/api failed",
+            "API request to http://me:…@host:5000/api failed",
+        ),
+        ("postgresql://me:sec@ret@host/db", "postgresql://me:…@host/db"),
+        ("postgresql://host/db?user=me&password=secret&x=1", "postgresql://host/db?user=me&password=…&x=1"),
+        ("http://host:5000/a@b and sqlite:////a:b@c.db", "http://host:5000/a@b and sqlite:////a:b@c.db"),
+    ],
+)
+def test_passwords_are_not_shown(words, shown):
+    assert store.without_passwords(words) == shown
