@@ -1,0 +1,1 @@
+"""The pages, one in each file: `show` draws it."""
