@@ -99,14 +99,8 @@ def register(
         InputError: a name or alias that MLflow does not take, a run without that model, or a store without a registry.
     """
     for alias in aliases:
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,255}", alias) or re.fullmatch(r"(?i)latest|v\d+", alias):
-            raise InputError(
-                f"alias {alias!r}: expected letters, digits, _ and -, and neither 'latest' nor 'v' and a number"
-            )
-    if not registered_name.isprintable() or "@" in registered_name:
-        raise InputError(
-            f"registered model {registered_name!r}: the name cannot have '@' or what is not printed"
-        )
+        check_alias(alias)
+    check_name(registered_name)
     try:
         return _register(run, model_name, registered_name, tags, aliases)
     except MlflowException as error:
@@ -114,16 +108,45 @@ def register(
         raise InputError(f"registered model {registered_name!r}: {reason}") from error
 
 
+def check_name(name: str) -> None:
+    """Refuses what no registered model can be called, or could not be addressed by.
+
+    Raises:
+        InputError: says what is not taken.
+    """
+    if not name.strip() or not name.isprintable() or set("@/:") & set(name):
+        raise InputError(
+            f"registered model {name!r}: expected a name without '@', '/', ':' and what is not printed"
+        )
+
+
+def check_alias(alias: str) -> None:
+    """Refuses what MLflow does not take as an alias.
+
+    Raises:
+        InputError: says what is taken.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,255}", alias) or re.fullmatch(r"(?i)latest|v\d+", alias):
+        raise InputError(
+            f"alias {alias!r}: expected letters, digits, _ and -, and neither 'latest' nor 'v' and a number"
+        )
+
+
+def find_model(run: "Run", name: str) -> str | None:
+    """The address of the last model that was logged under this name of the run; None where there is none."""
+    models = run.client.search_logged_models(
+        [run.experiment_id], filter_string=f"source_run_id = '{run.id}' AND name = '{name}'"
+    )
+    return max(models, key=lambda model: model.creation_timestamp).model_uri if models else None
+
+
 def _register(
     run: "Run", model_name: str, registered_name: str, tags: Mapping[str, str], aliases: Sequence[str]
 ) -> str:
     client = run.client
-    models = client.search_logged_models(
-        [run.experiment_id], filter_string=f"source_run_id = '{run.id}' AND name = '{model_name}'"
-    )
-    if not models:
+    source = find_model(run, model_name)
+    if source is None:
         raise InputError(f"the run {run.id} has no logged model {model_name!r} to register")
-    source = max(models, key=lambda model: model.creation_timestamp).model_uri
     try:
         client.create_registered_model(registered_name)
     except MlflowException as error:

@@ -1,0 +1,75 @@
+"""Make an alias lead to another version of a registered model, if that is shown to be better."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from mlproject.errors import InputError
+from mlproject.promotion import CHALLENGER, CHAMPION, compare, who
+
+if TYPE_CHECKING:
+    from mlproject.tracking.runs import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Compare a version with the one that an alias leads to, track by track, and make the alias lead to it."""
+
+    name: str = "enformer"
+    """Registered model."""
+    version: str = CHALLENGER
+    """Number or alias of the version."""
+    alias: str = CHAMPION
+    """Alias that leads to it from now on."""
+    force: bool = False
+    """Promote it although it is not shown to be better, or cannot be compared."""
+    experiment: str = "promote"
+    """MLflow experiment."""
+
+
+def check(options: Options) -> None:
+    """Refuses what is not there.
+
+    Raises:
+        InputError: one line that names the option and what there is.
+    """
+    from mlproject.tracking import registered, registry  # takes seconds to import
+
+    registry.check_alias(options.alias)
+    registered.find_version(options.name, options.version)
+
+
+def run(options: Options, run: "Run") -> int:
+    """Compares, and promotes what is better."""
+    from mlproject.tracking import registered
+
+    row = registered.find_version(options.name, options.version)
+    if options.alias in row["aliases"]:
+        print(f"{options.alias} leads to version {row['version']} of {options.name} already")
+        return 0
+    taken = [alias for aliases in registered.list_versions(options.name)["aliases"] for alias in aliases]
+    if options.alias in taken:
+        try:
+            found = compare(options.name, options.version, options.alias)
+        except InputError as error:
+            if not options.force:
+                raise InputError(f"{error}; --force true promotes it all the same") from None
+            print(f"not compared: {error}")
+        else:
+            run.keep_table("comparison", found.table)
+            value, low, high, *_ = found.difference
+            run.summarize({"difference": value, "low": low, "high": high})
+            print(found.words())
+            if not low > 0 and not options.force:
+                raise InputError(
+                    f"--version {options.version}: is not shown to be better than {options.alias}: the interval is not "
+                    "above 0; --force true promotes it all the same"
+                )
+    before = registered.promote(options.name, int(row["version"]), options.alias, who())
+    run.tag({"promoted": f"models:/{options.name}/{row['version']}", "alias": options.alias})
+    left = (
+        "it led nowhere before"
+        if before is None
+        else f"it led to version {before} before: `roll_back` undoes this"
+    )
+    print(f"{options.alias} leads to version {row['version']} of {options.name}; {left}")
+    return 0

@@ -1,0 +1,121 @@
+"""Models of a real tiny grid become versions of registered ones; what is not the model that was measured does not."""
+
+import shutil
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+
+from enformer_core import checkpoints, dna
+from mlproject import __main__ as door
+from mlproject.tracking import reading, registered, signals
+from processes import finish, launch, words_of
+
+pytestmark = pytest.mark.slow
+GRID = {"--variants": "vanilla,rope", "--seeds": "1", "--epochs": "2", "--steps_per_epoch": "4"}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Folder with the store of a grid of two."""
+    folder = tmp_path_factory.mktemp("trained")
+    code, _ = finish(launch(folder, "mlproject", "ablation", *words_of(GRID)))
+    assert code == 0
+    return folder
+
+
+@pytest.fixture
+def store(trained, folder, monkeypatch):
+    """A copy of its database, so that each test registers for the first time; artifacts are shared."""
+    shutil.copy(trained / "mlflow.db", folder / "mlflow.db")
+    return MlflowClient(f"sqlite:///{folder}/mlflow.db")
+
+
+def trainings():
+    found = reading.read_runs("ablation")
+    return found[found["parent"].notna()].set_index("params.variant")
+
+
+def test_the_best_of_a_grid_is_registered_and_answers_for_letters(store, capsys):
+    assert door.main(["register", "--name", "best"]) == 0
+    said = capsys.readouterr().out
+    assert "checked on the sample that its run has kept" in said and "models:/best@champion" in said
+    version = store.get_model_version_by_alias("best", "champion")
+    table = trainings()
+    best = table.loc[table["metrics.pearson/mean"].idxmax()]
+    assert version.run_id == best["run_id"] and version.tags["variant"] == best.name
+    assert version.tags["dataset"] == "demo/human" and version.tags["seed"] == "1"
+    assert float(version.tags["pearson/mean"]) == pytest.approx(best["metrics.pearson/mean"], abs=1e-4)
+    assert version.description.startswith("---") and "## Training data" in version.description
+    assert registered.history("best")["version"].tolist() == [1]
+    # what it answers is what the checkpoint predicts
+    sample = signals.read_sample(version.run_id, "human")["sequence"].iloc[0]
+    model = checkpoints.load(store.download_artifacts(version.run_id, "checkpoint"))
+    native = model(dna.one_hot(sample)[np.newaxis], is_training=False)["human"].numpy()[0]
+    answer = mlflow.pyfunc.load_model("models:/best@champion").predict(pd.DataFrame({"sequence": [sample]}))
+    np.testing.assert_allclose(answer["value"], native.mean(0), rtol=1e-5, atol=1e-7)
+    kept = signals.read_signals(version.run_id, "human", [0])
+    np.testing.assert_allclose(
+        kept["predicted"].iloc[0], native[:, 0], rtol=1e-3, atol=1e-5
+    )  # XLA in another order
+
+
+def test_a_rule_chooses_and_the_next_version_is_the_challenger(store, capsys):
+    table = trainings()
+    worst = table["metrics.final/train_loss"].idxmin()
+    for rule in ("best pearson/CAGE", "best final/train_loss"):
+        assert door.main(["register", "--rule", rule]) == 0
+    versions = registered.list_versions("enformer").set_index("version")
+    assert versions.loc[1, "tags"]["variant"] == table["metrics.pearson/CAGE"].idxmax()
+    last = versions.iloc[0]
+    assert last["tags"]["variant"] == worst
+    aliases = [alias for row in versions["aliases"] for alias in row]
+    assert "champion" in aliases and "challenger" in aliases
+
+
+def test_another_model_in_its_place_is_refused(store, capsys, monkeypatch):
+    """A checkpoint whose weights have changed since they were measured."""
+    run = trainings()["run_id"].iloc[0]
+    load = checkpoints.load
+
+    def changed(folder, *lengths):
+        model = load(folder, *lengths)
+        for variable in model.trainable_variables:
+            variable.assign(variable * 1.5)
+        return model
+
+    monkeypatch.setattr(checkpoints, "load", changed)
+    assert door.main(["register", "--model", run]) == 2
+    assert "does not predict what its run has measured" in capsys.readouterr().err
+    assert not store.search_registered_models()
+
+
+def test_a_folder_has_no_sample_and_takes_a_word(store, folder, capsys):
+    run = trainings()["run_id"].iloc[0]
+    shutil.copytree(store.download_artifacts(run, "checkpoint"), folder / "mine")
+    assert door.main(["register", "--model", "mine"]) == 2
+    assert "--unchecked true registers it all the same" in capsys.readouterr().err
+    assert door.main(["register", "--model", "mine", "--unchecked", "true", "--alias", "tried"]) == 0
+    version = store.get_model_version_by_alias("enformer", "tried")
+    assert len(version.tags["weights_digest"]) == 64 and "checked" not in version.tags
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--rule", "pearson/CAGE"], "--rule: found 'pearson/CAGE'; expected \"best METRIC\""),
+        (["--rule", "best nothing"], "--rule: no training of ablation"),
+        (["--model", "0123"], "--model: found '0123', neither a folder nor a run"),
+        (["--name", "a/b"], "registered model 'a/b': expected a name without"),
+        (["--alias", "latest"], "alias 'latest'"),
+        (["--experiment", "none"], "--experiment: no experiment 'none'"),
+        (["--model", "tests", "--rule", "best x"], "--model: found 'tests', neither a folder nor a run"),
+    ],
+)
+def test_bad_input_is_one_line(store, capsys, words, said):
+    assert door.main(["register", *words]) == 2
+    error = capsys.readouterr().err
+    assert said in error and "Traceback" not in error
+    assert not store.search_registered_models()
