@@ -30,7 +30,7 @@ def main() -> int:
         subprocess.run(words, cwd=folder, env=environment, check=True)
         os.environ["MLFLOW_TRACKING_URI"] = store
         sys.path.insert(0, str(source))
-        from mlproject.tracking.runs import read_runs
+        from mlproject.tracking.reading import read_runs
 
         runs = read_runs("ablation")
     parent = runs[runs["parent"].isna()].iloc[0]

@@ -41,7 +41,7 @@ def main() -> int:
 def _pearson(folder: Path) -> dict[str, list[float]]:
     """Pearson r of each parent run of `finetune`, and of the baselines."""
     sys.path.insert(0, str(ROOT / "src"))
-    from mlproject.tracking.runs import read_runs
+    from mlproject.tracking.reading import read_runs
 
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
     runs = read_runs("finetune")

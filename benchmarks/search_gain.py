@@ -60,7 +60,7 @@ def main() -> int:
 def _found(folder: Path) -> tuple[list[float], list[dict[str, float]], dict[str, list[float]]]:
     """By seed: r of the search's head, and validation r of the published ones in it; and r of each of these by seed."""
     sys.path.insert(0, str(ROOT / "src"))
-    from mlproject.tracking.runs import read_runs
+    from mlproject.tracking.reading import read_runs
 
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
     r = "metrics.pearson/constructs"

@@ -29,11 +29,20 @@ def toy_pair(folder: Path, judge_seed: int = 2, facts: dict | None = None, **cha
     rows = "".join(f"{name}\t{sequence}\n" for name, sequence in TRAINING.items())
     (models / "training.tsv").write_text(f"name\tsequence\n{rows}")
     document = {
-        "generator": {"run": "0" * 32, "seed": 1, "name": "both seed 1"},
-        "judge": {"run": "1" * 32, "seed": judge_seed, "name": f"both seed {judge_seed}"},
+        "generator": {
+            "run": "0" * 32,
+            "seed": 1,
+            "name": "both seed 1",
+            "held_out": {"b": [0.5, 0.25, 0.75]},
+        },
+        "judge": {
+            **{"run": "1" * 32, "seed": judge_seed, "name": f"both seed {judge_seed}"},
+            "held_out": {"b": [0.25, -0.25, 0.5]},
+        },
         "cell_types": list(config.cell_types),
         "labelled": ["b"],
-        "activity": {"low": 1.0, "high": 3.0},
+        "activity": {"low": 0.5, "high": 3.5},
+        "activity_by_cell_type": {"b": {"low": 1.0, "high": 3.0}},
         "base_composition": [0.3, 0.2, 0.2, 0.3],
         "has_nucleotides": True,
     }

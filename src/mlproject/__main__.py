@@ -1,7 +1,8 @@
 """The door: `python -m mlproject COMMAND --option value` becomes one tracked run of one command.
 
 It imports `mlproject.commands.COMMAND` by name, makes its `Options` from the words, lets `check(options)`
-refuse them where the command has one, opens a run and calls `run(options, run)`.
+refuse them where the command has one, opens a run and calls `run(options, run)`; None in place of the run where the
+command says `TRACKED = False`.
 
 Exit codes: 0 done, 1 something in the work failed, 2 a mistake the user can fix, 130 stopped by Ctrl-C and
 143 by SIGTERM, each after a checkpoint where the command keeps one.
@@ -11,7 +12,6 @@ import ast
 import importlib
 import os
 import pkgutil
-import re
 import signal
 import sys
 import traceback
@@ -21,12 +21,6 @@ from types import ModuleType
 
 from mlproject import commands, compilation, options, stderr, stopping
 from mlproject.errors import InputError, OutOfMemory, Stopped
-
-# What TensorFlow logs when it starts, which TF_CPP_MIN_LOG_LEVEL does not reach. Error 303 is a machine without a GPU
-# driver; a driver that is there and fails has other numbers, which are shown.
-_GREETING = re.compile(
-    rb"WARNING: All log messages before absl|I0000 |To enable the following instructions|E0000 .*cuInit.*\(303\)"
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             where = str(stopped).removeprefix(name)
             print(f"{program}: stopped by {name} {str(where).strip()}".rstrip(), file=sys.stderr)
             return 128 + number
-        except Exception:
+        except Exception as error:
+            if refused := _refusal(error):
+                print(f"{program}: {refused}", file=sys.stderr)
+                return 2
             traceback.print_exc()
             return 1
 
@@ -77,6 +74,8 @@ def _run(command: str, words: list[str]) -> int:
 
             runs.refuse_run(str(error))
         raise
+    if not getattr(module, "TRACKED", True):
+        return int(module.run(chosen, None) or 0)
     from mlproject.tracking import runs  # takes seconds to import, and a refused option needs none of it
 
     with runs.start_run(command, chosen) as run:
@@ -92,11 +91,17 @@ def _module(command: str) -> ModuleType:
         hint = options.nearest(command, names)
         raise InputError(f"unknown command {command!r}{hint}; there are: {', '.join(names) or 'none'}")
     compilation.enable()  # TensorFlow reads where that is when it is imported
-    with stderr.without(_GREETING):
+    with stderr.without(stderr.GREETING):
         module = importlib.import_module(f"{commands.__name__}.{command}")
         if tensorflow := sys.modules.get("tensorflow"):
             tensorflow.config.list_physical_devices()  # it looks for a GPU here, or else in the middle of the work
         return module
+
+
+def _refusal(error: Exception) -> str:
+    """How a tracking server has turned the user away, if that is the error; none is asked without this module."""
+    refusals = sys.modules.get("mlproject.tracking.refusals")
+    return refusals.refusal(error) if refusals else ""
 
 
 def _overview() -> str:

@@ -31,3 +31,10 @@ def one_line(error: BaseException) -> str:
     if lines[0].startswith("in user code"):
         return lines[-1]
     return lines[0] if isinstance(error, InputError) else f"{type(error).__name__}: {lines[0]}"
+
+
+def reason(error: Exception) -> str:
+    """What went wrong, in one line without the kind of error, as the end of a line that says where."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return (str(error).splitlines() or [repr(error)])[0]

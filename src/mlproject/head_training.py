@@ -29,7 +29,7 @@ from mlproject.data.files import explained, write_whole
 from mlproject.data.records import Example, TrackDataset
 from mlproject.data.targets import strand_order
 from mlproject.embeddings import EmbeddingCache, at_once, sequence_key
-from mlproject.evaluation import Evaluation, evaluate, filled
+from mlproject.evaluation import Evaluation, See, evaluate, filled
 from mlproject.training import Adam, Batch, make_step
 
 _PATIENCE = 2.0  # seconds without a bar
@@ -236,10 +236,10 @@ class StoredHeadTrainer:
         """One training step of the head."""
         return self._step(batch, learning_rate, key)
 
-    def evaluate(self, subset: str) -> Evaluation:
-        """Pearson r, R2 and the loss over the whole of a subset."""
+    def evaluate(self, subset: str, see: See | None = None) -> Evaluation:
+        """Pearson r, R2 and the loss over the whole of a subset; `see` as `evaluation.evaluate` takes it."""
         tracks = self.dataset.statistics.num_targets
-        return evaluate(self._predict, self.evaluation_batches(subset), tracks, self._loss_function)
+        return evaluate(self._predict, self.evaluation_batches(subset), tracks, self._loss_function, see)
 
     def evaluation_batches(self, subset: str) -> Iterator[Batch]:
         """Every window of a subset once, in file order."""

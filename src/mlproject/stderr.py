@@ -7,6 +7,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# What TensorFlow logs when it starts, which TF_CPP_MIN_LOG_LEVEL does not reach. Error 303 is a machine without a GPU
+# driver; a driver that is there and fails has other numbers, which are shown.
+GREETING = re.compile(
+    rb"WARNING: All log messages before absl|I0000 |To enable the following instructions|E0000 .*cuInit.*\(303\)"
+)
+
 
 @contextmanager
 def without(noise: re.Pattern[bytes]) -> Iterator[None]:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import tensorflow as tf
 
-from enformer_core import checkpoints, initial
+from enformer_core import checkpoints, dna, initial
 from enformer_core.activity import ActivityModel
 from enformer_core.adapters import Adapters
 from enformer_core.enformer import Enformer
@@ -19,6 +20,8 @@ from mlproject.data.construct_windows import ConstructWindows, Fold, shuffled_ba
 from mlproject.embeddings import EmbeddingCache, at_once
 from mlproject.resuming import StepCheckpoints, fit_keeping_best
 from mlproject.training import Adam, Batch, Schedule, TrainResult, make_step
+
+_SAMPLED = 8  # windows
 
 
 class StoredActivityTrainer:
@@ -71,6 +74,11 @@ class StoredActivityTrainer:
     def step(self, batch: Batch, learning_rate: float, key: np.ndarray) -> dict[str, tf.Tensor]:
         """One training step; its `loss` is the mean squared error."""
         return self._step(batch, learning_rate, key)
+
+    def sequence_table(self, rows: np.ndarray) -> pa.Table:
+        """The sequences of the first of these windows, 8 at most, to predict them again."""
+        found = dna.letters(dna.codes_of(self.windows.sequences(rows[:_SAMPLED])))
+        return pa.table({"sequence": found})
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
         """Predicted activity of windows: `[n]` float32."""

@@ -22,7 +22,7 @@ from enformer_core.enformer import Enformer, preset
 from enformer_core.perceiver import Perceiver
 from enformer_core.track_model import TrackModel
 from mlproject.download import fetch_published, is_whole
-from mlproject.errors import InputError
+from mlproject.errors import InputError, reason
 from mlproject.inference import Model, track_heads, trunk_of
 from mlproject.options import nearest
 from mlproject.state_dict import read_state_dict
@@ -72,7 +72,7 @@ def load(
         with _folder(weights, work_dir) as path:
             return _of_path(path, lengths)
     except (InputError, ValueError, OSError) as error:
-        raise InputError(f"--weights {weights}: {_reason(error).removeprefix(f'{weights}: ')}") from error
+        raise InputError(f"--weights {weights}: {reason(error).removeprefix(f'{weights}: ')}") from error
 
 
 def load_trunk(
@@ -115,7 +115,7 @@ def load_head(head: str, enformer: Enformer, work_dir: Path) -> TrackModel:
         with _folder(head, work_dir, artifact=HEAD) as folder:
             return checkpoints.load_head(folder, enformer)
     except (InputError, ValueError, OSError) as error:
-        raise InputError(f"--head {head}: {_reason(error).removeprefix(f'{head}: ')}") from error
+        raise InputError(f"--head {head}: {reason(error).removeprefix(f'{head}: ')}") from error
 
 
 def with_head(model: Model, head: str, work_dir: Path) -> tuple[Model, str]:
@@ -153,7 +153,7 @@ def newest(commands: Sequence[str], what: str) -> str:
     Returns:
         `runs:/ID`, or where there is none `random`, and a line that says so.
     """
-    from mlproject.tracking.runs import read_runs
+    from mlproject.tracking.reading import read_runs
 
     runs = read_runs()
     command_of = dict(zip(runs["run_id"], runs.get("tags.command", runs["name"]), strict=True))
@@ -252,10 +252,3 @@ def _of_path(path: Path, lengths: Lengths) -> Model:
         f"no file or folder of that name, and none of {', '.join(_WORDS)}, runs:/... or models:/..."
         f"{nearest(str(path), _WORDS)}"
     )
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, in one line without the kind of error."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return (str(error).splitlines() or [repr(error)])[0]

@@ -19,11 +19,8 @@ def empty_store(tmp_path_factory) -> Path:
 @pytest.fixture
 def folder(tmp_path, monkeypatch, empty_store) -> Path:
     """The folder the user stands in, with the default store `mlflow.db`; no MLflow variable is set."""
-    import mlflow
-
     for name in ("TRACKING_URI", "RUN_ID", "EXPERIMENT_ID", "EXPERIMENT_NAME"):
         monkeypatch.delenv(f"MLFLOW_{name}", raising=False)
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    mlflow.set_tracking_uri(None)
+    return tmp_path

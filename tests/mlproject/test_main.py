@@ -137,7 +137,7 @@ def test_an_unknown_command_lists_those_there_are(folder, toys, capsys):
 
 
 def test_only_the_greetings_of_an_import_are_kept_off_stderr(capfd):
-    with stderr.without(door._GREETING):
+    with stderr.without(stderr.GREETING):
         os.write(2, b"I0000 00:00:1795 12 port.cc:153] oneDNN custom operations are on.\n")
         os.write(2, b"E0000 00:00:1 2 cuda.cc:52] failed call to cuInit: INTERNAL: UNKNOWN ERROR (303)\n")
         os.write(2, b"E0000 00:00:1 2 cuda.cc:52] failed call to cuInit: driver too old (803)\n")

@@ -109,6 +109,42 @@ def test_the_logged_model_is_the_checkpoint(grid, monkeypatch):
 
 
 @pytest.mark.slow
+def test_signal_is_kept_as_the_checkpoint_predicts_it(grid, demo, monkeypatch):
+    """Of sixteen windows of the test split, for each organism, beside what the records have."""
+    from enformer_core import checkpoints
+    from mlproject.data.batches import windows_in_order
+    from mlproject.data.records import open_dataset
+    from mlproject.tracking import signals
+
+    folder, _, _ = grid
+    store = Store(folder, "ablation")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    child = store.children["all-42"]
+    assert signals.list_signals(child.info.run_id) == ["human", "mouse"]
+    assert not {"signals_human.csv", "signals_human.json"} & store.artifacts(child)
+    model = checkpoints.load(store.fetch(child, "checkpoint"))
+    for organism in ("human", "mouse"):
+        dataset = open_dataset(demo, organism)
+        windows, places = list(windows_in_order(dataset, "test")), dataset.places("test")
+        index = signals.read_signal_index(child.info.run_id, organism)
+        shown = np.floor(np.linspace(0, len(windows) - 1, 16)).astype(int)
+        assert index["identifier"].tolist() == np.repeat(dataset.targets["identifier"], 16).tolist()
+        middle = np.tile([(places[at].start + places[at].end) / 2 for at in shown], len(dataset.targets))
+        np.testing.assert_array_equal((index["start"] + index["end"]) / 2, middle)
+        assert ((index["end"] - index["start"]) == 112 * 128).all()
+        found = signals.read_signals(child.info.run_id, organism, [1])
+        assert found["chrom"].tolist() == [places[at].chrom for at in shown]
+        one_hot = np.concatenate([np.eye(4), np.zeros([1, 4])]).astype(np.float32)
+        for row in (0, 7, 15):
+            window = windows[shown[row]]
+            expected = model(one_hot[window.sequence][np.newaxis], is_training=False)[organism][0, :, 1]
+            # XLA orders its sums differently from eager execution
+            np.testing.assert_allclose(found["predicted"][row], expected, rtol=1e-3, atol=1e-5)
+            np.testing.assert_array_equal(found["measured"][row], window.target[:, 1].astype(np.float32))
+            assert found["sd"][row] is None
+
+
+@pytest.mark.slow
 def test_the_same_command_keeps_finished_children(grid):
     folder, _, words = grid
     before = Store(folder, "ablation")

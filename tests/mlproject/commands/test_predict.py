@@ -84,6 +84,7 @@ def test_the_average_is_that_of_the_models_own_calls(folder, places, capsys):
     store = Store(folder, "predict")
     run = store.parents[-1]
     assert {"signal.png", "regions.parquet", "regions.json"} <= store.artifacts(run)
+    check_signals(pd.read_parquet(store.fetch(run, "signals_human.parquet")), values, variance)
     assert run.data.tags["output"] == str(output.resolve())
     fragments = 1 + 1 + 2  # the small region twice is one
     assert run.data.metrics["fragments"] == fragments and run.data.metrics["bins"] == len(expected)
@@ -92,6 +93,22 @@ def test_the_average_is_that_of_the_models_own_calls(folder, places, capsys):
     assert said in printed and "head: " not in printed
     assert sorted(path.name for path in Path("work").iterdir()) == ["genomes", "predict", "predicted"]
     assert not list(Path("work/predict").iterdir())
+
+
+def check_signals(found, values, variance):
+    """Tracks by index, and of each the regions in their order, the small one once."""
+    assert found["identifier"].tolist() == ["plus"] * 3 + ["minus"] * 3 + ["open"] * 3
+    assert found["chrom"].tolist() == ["c2", "c10", "c10"] * 3 and found["measured"].isna().all()
+    spans = [resized(start, end, 128 * 14) for _, start, end, _ in REGIONS[:3]]
+    for row in found.itertuples():
+        first, count = spans[row.Index % 3]
+        column = (1, 2, 0)[row.Index // 3]
+        last = min(first + count * 14 * 128, LENGTHS[row.chrom])
+        places = [(row.chrom, start) for start in range(max(0, first), last, 128)]
+        assert (row.start, row.end) == (places[0][1], places[-1][1] + 128)
+        np.testing.assert_array_equal(row.predicted, [values[place][column] for place in places])
+        expected = np.sqrt([variance[place][column] for place in places])
+        np.testing.assert_allclose(row.sd, expected, rtol=1e-6)
 
 
 def check_table(table, values):

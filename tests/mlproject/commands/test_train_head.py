@@ -94,7 +94,7 @@ def test_a_study_leaves_what_the_docs_promise(studies, data):
     for seed in "12":
         child = store.children[f"seed {seed}"]
         assert child.info.status == "FINISHED" and child.outputs.model_outputs
-        assert TABLES | {"head", "checkpoint", "windows.png"} <= store.artifacts(child)
+        assert TABLES | {"head", "checkpoint", "windows.png", "signals_lab.parquet"} <= store.artifacts(child)
         expected = {
             "seed": seed,
             "head": "linear",
@@ -161,6 +161,12 @@ def test_what_is_kept_predicts_the_table(studies, data, experiment, monkeypatch)
     np.testing.assert_allclose(served, predicted, rtol=1e-3)
     target = np.stack([w.target for w in windows]).astype(np.float64)
     found = table(store, child)["pearson_r"]
+    signals = table(store, child, "signals_lab")
+    assert signals["index"].tolist() == np.repeat(range(3), len(windows)).tolist()
+    assert signals["start"].tolist() == [3000 * window + 128 for window in range(len(windows))] * 3
+    for name, values, tolerance in (("predicted", predicted, 2e-3), ("measured", target, 0)):
+        expected = np.moveaxis(values, 2, 0).reshape(-1, 14)  # embeddings are kept as float16
+        np.testing.assert_allclose(np.stack(signals[name]), expected, rtol=tolerance)
     for track in range(3):
         r = np.corrcoef(predicted[..., track].ravel(), target[..., track].ravel())[0, 1]
         assert found[track] == pytest.approx(r, abs=5e-3)  # embeddings are kept as float16
