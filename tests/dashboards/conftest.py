@@ -44,7 +44,7 @@ def store(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # no longer: while it is open, asyncio.run fails in this thread
 def chromium():
     with browser() as found:
         yield found
