@@ -171,11 +171,21 @@ class Page:
 
     def text(self):
         """The words that are shown."""
-        return self.page.locator('[data-testid="stMain"]').inner_text()
+        return self._main().inner_text()
 
-    def figures(self):
-        """How many there are."""
-        return self.page.locator(".js-plotly-plot").count()
+    def expect(self, *words, figures=None, cell=None):
+        """Waits for these words, that many figures, a cell of a table with that text: a script may run twice."""
+        from playwright.sync_api import expect
+
+        for one in words:
+            expect(self._main()).to_contain_text(one, use_inner_text=True, timeout=10_000)
+        if figures is not None:
+            expect(self.page.locator(".js-plotly-plot")).to_have_count(figures, timeout=10_000)
+        if cell is not None:
+            expect(self.page.locator("canvas td", has_text=cell).first).to_be_attached(timeout=10_000)
+
+    def _main(self):
+        return self.page.get_by_test_id("stMain")
 
     def close(self):
         """Ends it; nothing must have gone wrong."""

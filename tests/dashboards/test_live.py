@@ -16,7 +16,7 @@ def test_a_grid_under_way_is_followed(page, store, monkeypatch):
         train(run, "vanilla", 1)
         page.open(f"/?grid={run.id}")
         page.page.wait_for_selector("text=1 of 2 trainings have ended; this page follows them")
-        assert "Of 1 variant over 1 seed" in page.text()
+        page.expect("Of 1 variant over 1 seed")
         train(run, "rope", 1)
         page.page.wait_for_selector("text=2 of 2 trainings have ended")
         page.page.wait_for_selector("text=Of 2 variants over 1 seed")

@@ -56,7 +56,7 @@ def test_hostile_words_of_a_model_are_words(page):
 def test_hostile_addresses_show_what_there_is(page, name, words):
     pages = {"grid": "Grids", "x": "Tracks", "run": "Signal", "search": "Search", "model": "Models"}
     page.open(f"/?page={pages[name]}&{name}={quote(words)}")
-    assert "names something that is not there" in page.text()
+    page.expect("names something that is not there")
     harmless(page)
 
 
@@ -140,6 +140,6 @@ def test_a_store_that_does_not_answer_is_one_line(chromium, tmp_path):
     with dashboard(tmp_path, **environment) as address:
         page = Page(chromium, address)
         page.open("/")
-        assert "This cannot be shown:" in page.text() and "http://somebody:…@127.0.0.1:9" in page.text()
+        page.expect("This cannot be shown:", "http://somebody:…@127.0.0.1:9")
         assert "secret" not in page.text()
         page.close()

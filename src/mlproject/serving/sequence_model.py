@@ -152,6 +152,7 @@ class SequenceModel(PythonModel):
         """
         about = json.loads(Path(context.artifacts["about"]).read_text(encoding="utf-8"))
         self._heads: dict[str, Any] = about["heads"]
+        self._names = {name: TrackNames(head["tracks"]) for name, head in self._heads.items()}
         self._length, self._bin_size = int(about["sequence_length"]), int(about["bin_size"])
         # Trained on sequences at the left, it takes zeros before a letter for N, and after them for nothing.
         self._at_left = about["kind"] == "joint"
@@ -183,8 +184,6 @@ class SequenceModel(PythonModel):
         values = np.concatenate(list(self._predictions(windows, wanted, len(rows[0]))))
         return self._table(rows, wanted, values)
 
-    # -- parameters
-
     def _wanted(self, params: Mapping[str, Any]) -> Wanted:
         for name, value in params.items():
             if name not in DEFAULTS:
@@ -198,7 +197,7 @@ class SequenceModel(PythonModel):
         if head not in self._heads:
             raise mistake(f"head: found {quoted(head)}; the model has {', '.join(self._heads)}")
         tracks = self._heads[head]["tracks"]
-        columns = choose_tracks(given["tracks"], tracks)
+        columns = self._names[head].choose(given["tracks"])
         return Wanted(
             head,
             [tracks[column] for column in columns],
@@ -231,8 +230,6 @@ class SequenceModel(PythonModel):
     def _cropped(self, bins: int) -> int:
         """How many bins of the window are not predicted."""
         return self._length // self._bin_size - bins
-
-    # -- rows
 
     def _rows(self, table: pd.DataFrame) -> list[Row]:
         if not isinstance(table, pd.DataFrame):
@@ -306,18 +303,15 @@ class SequenceModel(PythonModel):
 
         return Window(read, start, max(0, end - size))
 
-    # -- predictions
-
     def _predictions(self, windows: Sequence[Window], wanted: Wanted, per_row: int) -> Iterator[np.ndarray]:
         """What is wanted of each window, batch by batch: `[B, T]` float32, or `[B, bins, T]` with aggregate none."""
         for start in range(0, len(windows), self._batch_size):
             batch = windows[start : start + self._batch_size]
-            # always filled up to one size: another would be made ready by TensorFlow anew
-            sequences = np.zeros([self._batch_size, self._length, 4], np.float32)
+            sequences = np.zeros([len(batch), self._length, 4], np.float32)
             for place, window in enumerate(batch):
                 codes = np.minimum(_codes(window.letters()), 4)  # any other letter of a genome is N
                 sequences[place, window.left : window.left + len(codes)] = _ONE_HOT[codes]
-            values = self._of_strands(sequences, [window.right for window in batch], wanted)[: len(batch)]
+            values = self._of_strands(sequences, [window.right for window in batch], wanted)
             bad = ~np.isfinite(values.reshape(len(batch), -1)).all(1)
             if bad.any():
                 row = (start + int(bad.argmax())) // per_row
@@ -358,8 +352,6 @@ class SequenceModel(PythonModel):
             values = np.log1p(values)
         return values.astype(np.float32)
 
-    # -- the answer
-
     def _table(self, rows: Sequence[Row], wanted: Wanted, values: np.ndarray) -> pd.DataFrame:
         n, tracks = len(rows), len(wanted.tracks)
         each = wanted.bins is not None and wanted.aggregate == "none"
@@ -389,40 +381,48 @@ class SequenceModel(PythonModel):
         return pd.DataFrame(answer)
 
 
-def choose_tracks(words: str, tracks: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Positions of the tracks that a parameter names, each once, in the order in which they are named.
+class TrackNames:
+    """What the tracks of a head are called; made once, as a request asks of thousands for a few."""
 
-    A word is an index, else an identifier, else (in either case) a category, else a range of indices with both ends.
+    def __init__(self, tracks: Sequence[Mapping[str, Any]]):
+        self._tracks = tracks
+        self._by_name: dict[str, list[int]] = {}
+        self._by_category: dict[str, list[int]] = {}
+        for at, track in enumerate(tracks):
+            self._by_name.setdefault(track["identifier"], []).append(at)
+            self._by_category.setdefault(track["category"].upper(), []).append(at)
+        self._by_name |= {str(track["index"]): [at] for at, track in enumerate(tracks)}
+        self._indices = np.array([int(track["index"]) for track in tracks])
 
-    Raises:
-        MlflowException: a word that names none.
-    """
-    if not words.strip():
-        return list(range(len(tracks)))
-    by_identifier: dict[str, list[int]] = {}
-    by_category: dict[str, list[int]] = {}
-    for at, track in enumerate(tracks):
-        by_identifier.setdefault(track["identifier"], []).append(at)
-        by_category.setdefault(track["category"].upper(), []).append(at)
-    by_index = {str(track["index"]): [at] for at, track in enumerate(tracks)}
-    indices = np.array([track["index"] for track in tracks])
-    chosen: dict[int, None] = {}
-    parts = dict.fromkeys(part.strip() for part in words.split(","))
-    if len(parts) > len(tracks):  # each may be a range of all
-        raise mistake(f"tracks: found {len(parts)} words; the head has {len(tracks)} tracks")
-    for word in parts:
-        found = by_index.get(word) or by_identifier.get(word) or by_category.get(word.upper()) or []
-        if not found and (ends := re.fullmatch(r"([0-9]{1,9})-([0-9]{1,9})", word)):
-            low, high = int(ends[1]), int(ends[2])
-            if min(indices) <= low <= high <= max(indices):
-                found = np.flatnonzero((low <= indices) & (indices <= high)).tolist()
-        if not found:
-            raise mistake(
-                f"tracks: found {quoted(word)}; expected indices or ranges within {min(indices)}-{max(indices)}, "
-                f"identifiers such as {quoted(tracks[0]['identifier'])}, or categories such as {_some(by_category)}"
-            )
-        chosen.update(dict.fromkeys(found))
-    return list(chosen)
+    def choose(self, words: str) -> list[int]:
+        """Positions of the tracks that a parameter names, each once, in the order in which they are named.
+
+        A word is an index, else an identifier, else (in either case) a category, else a range of indices, both ends in.
+
+        Raises:
+            MlflowException: a word that names none.
+        """
+        if not words.strip():
+            return list(range(len(self._tracks)))
+        chosen: dict[int, None] = {}
+        indices = self._indices
+        parts = dict.fromkeys(part.strip() for part in words.split(","))
+        if len(parts) > len(self._tracks):  # each may be a range of all
+            raise mistake(f"tracks: found {len(parts)} words; the head has {len(self._tracks)} tracks")
+        for word in parts:
+            found = self._by_name.get(word) or self._by_category.get(word.upper()) or []
+            if not found and (ends := re.fullmatch(r"([0-9]{1,9})-([0-9]{1,9})", word)):
+                low, high = int(ends[1]), int(ends[2])
+                if min(indices) <= low <= high <= max(indices):
+                    found = np.flatnonzero((low <= indices) & (indices <= high)).tolist()
+            if not found:
+                raise mistake(
+                    f"tracks: found {quoted(word)}; expected indices or ranges within {min(indices)}-{max(indices)}, "
+                    f"identifiers such as {quoted(self._tracks[0]['identifier'])}, or categories such as "
+                    f"{_some(self._by_category)}"
+                )
+            chosen.update(dict.fromkeys(found))
+        return list(chosen)
 
 
 def check_letters(what: str, value: object) -> str:

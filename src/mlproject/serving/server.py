@@ -7,6 +7,7 @@ All accept on one socket, which the supervisor opens: who asks while no worker i
 
 import contextlib
 import dataclasses
+import gc
 import hashlib
 import os
 import socket
@@ -24,7 +25,7 @@ from mlflow.models import Model
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
-from mlproject import __version__, compilation, stderr
+from mlproject import __version__, stderr
 from mlproject.errors import InputError, reason
 from mlproject.serving.guard import Guard, Limits, Served, log_line
 from mlproject.serving.requests import TYPES, Schema
@@ -157,12 +158,13 @@ class App:
 
     def load(self) -> Served:
         """The model, ready to answer: it has answered once."""
-        compilation.enable()
         with stderr.without(stderr.GREETING):
             model = mlflow.pyfunc.load_model(str(self.found.folder))
-            inner = model.unwrap_python_model() if model.loader_module == "mlflow.pyfunc.model" else None
-            if warm_up := getattr(inner, "warm_up", None):
+            if warm_up := getattr(_own_code(model), "warm_up", None):
                 warm_up()
+        # What is there now stays: a collection that looks at all of TensorFlow's objects takes half a second.
+        gc.collect()
+        gc.freeze()
         # as in MLflow's server: it tells a model that it is served
         os.environ["_MLFLOW_IS_IN_SERVING_ENVIRONMENT"] = "true"
         return Served(
@@ -258,6 +260,14 @@ class Supervisor(Multiprocess):
         process = Process(self.config, self.sockets)
         process.start()
         self.processes.append(process)
+
+
+def _own_code(model: mlflow.pyfunc.PyFuncModel) -> object | None:
+    """The Python model in it; None in that of another library."""
+    try:
+        return model.unwrap_python_model()
+    except MlflowException:
+        return None
 
 
 def fitting(copy_bytes: int) -> int:

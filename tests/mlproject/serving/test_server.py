@@ -25,6 +25,7 @@ from mlproject import options
 from mlproject.commands import serve
 from mlproject.errors import InputError
 from mlproject.serving import server
+from mlproject.serving.guard import Limits
 
 MIB = 2**20
 
@@ -167,6 +168,15 @@ def test_a_model_that_cannot_be_loaded_ends_the_server(letters_folder, tmp_path)
         timeout=120,
     )
     assert ended.returncode == 1 and "of no use" in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_a_model_is_warm_before_it_answers(letters_folder, monkeypatch):
+    loaded, load = [], mlflow.pyfunc.load_model
+    monkeypatch.setattr(mlflow.pyfunc, "load_model", lambda folder: loaded.append(load(folder)) or loaded[0])
+    monkeypatch.setenv("_MLFLOW_IS_IN_SERVING_ENVIRONMENT", "")  # load changes it
+    monkeypatch.setattr(server.gc, "freeze", lambda: None)  # of this process
+    server.App(server.Found(letters_folder, "", {}), Limits(), os.getpid()).load()
+    assert loaded[0].unwrap_python_model().warm
 
 
 def test_copies_are_as_many_as_memory_and_cores_allow(monkeypatch):

@@ -154,14 +154,14 @@ def test_a_genome_that_is_none(toy, tmp_path, monkeypatch, content):
 
 def test_a_model_that_answers_no_number_is_no_mistake_of_the_user(toy):
     model = read(toy)
-    model._call = lambda **_: {"human": np.full([4, 14, 3], np.nan)}
+    model._call = lambda **_: {"human": np.full([1, 14, 3], np.nan)}
     model._outputs = lambda sequences, head: model._call()[head]
     assert "row 0: the model's answer is no finite number" in refused(model, GOOD, code="INTERNAL_ERROR")
 
 
 def test_log_of_a_number_below_minus_one(activity):
     model = read(activity)
-    model._outputs = lambda sequences, head: np.full([4, 1], -1.5)
+    model._outputs = lambda sequences, head: np.full([len(sequences), 1], -1.5)
     assert "log1p: the model answers -1.5 from row 0 on" in refused(model, GOOD, {"log1p": True})
     assert json.dumps(model.predict(None, pd.DataFrame(GOOD)).to_dict("records"))
 
