@@ -82,6 +82,7 @@ class Correlation(NamedTuple):
 
 _RESAMPLES = 1000
 _CONFIDENCE = 0.95
+_PRODUCTS = [("m", "m"), ("a", "a"), ("b", "b"), ("m", "a"), ("m", "b")]
 _LEAST_CLUSTERS = 6  # of fewer, draws of whole clusters are too few and too alike to make an interval
 
 
@@ -114,6 +115,55 @@ def correlation(measured: np.ndarray, predicted: np.ndarray, clusters: Sequence[
         if len(resampled) > 0.95 * _RESAMPLES:
             low, high = np.quantile(resampled, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2], axis=0)
     return Correlation(pearson, float(low[0]), float(high[0]), spearman, float(low[1]), float(high[1]))
+
+
+def correlation_difference(
+    measured: np.ndarray,
+    first: np.ndarray,
+    second: np.ndarray,
+    clusters: Sequence[str],
+    groups: Sequence[str],
+) -> tuple[float, float, float]:
+    """By how much the second prediction follows measurements better, with the ends of a 95% interval.
+
+    It is the mean over groups of Pearson r within a group, of the second minus of the first. The interval is paired: a
+    thousand times whole clusters are drawn, with replacement, the same for both. It is NaN as that of `correlation`.
+
+    Args:
+        measured: `[n]`.
+        first, second: predictions `[n]`.
+        clusters: of each of them, what is drawn together.
+        groups: of each of them, within what r is taken, such as a cell type.
+    """
+    values = pd.DataFrame(np.stack([measured, first, second], axis=1).astype(np.float64), columns=[*"mab"])
+    names, member = np.unique(np.asarray(groups), return_inverse=True)
+    values = values - values.groupby(member).transform("mean")  # sums of squares are of what varies
+    products = pd.DataFrame({one + other: values[one] * values[other] for one, other in _PRODUCTS})
+    every = pd.concat([pd.Series(1.0, values.index, name="n"), values, products], axis=1)
+    own, cluster = np.unique(np.asarray(clusters), return_inverse=True)
+    sums = np.zeros([len(own), len(names), every.shape[1]])
+    np.add.at(sums, (cluster, member), every.to_numpy())
+
+    def gains(weights: np.ndarray) -> np.ndarray:
+        n, m, a, b, mm, aa, bb, ma, mb = np.moveaxis(np.tensordot(weights, sums, 1), -1, 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            spread = n * mm - m * m
+            both = [
+                (n * product - m * one) / np.sqrt(spread * (n * square - one * one))
+                for product, one, square in ((ma, a, aa), (mb, b, bb))
+            ]
+        return (both[1] - both[0]).mean(-1)
+
+    value, low, high = float(gains(np.ones([1, len(own)]))[0]), float("nan"), float("nan")
+    if len(own) >= _LEAST_CLUSTERS and np.isfinite(value):
+        random, share = np.random.default_rng(0), np.full(len(own), 1 / len(own))
+        # a tenth at a time: there may be a hundred thousand clusters
+        drawn = [gains(random.multinomial(len(own), share, _RESAMPLES // 10)) for _ in range(10)]
+        found = np.concatenate(drawn)
+        found = found[np.isfinite(found)]
+        if len(found) > 0.95 * _RESAMPLES:
+            low, high = map(float, np.quantile(found, [(1 - _CONFIDENCE) / 2, (1 + _CONFIDENCE) / 2]))
+    return value, low, high
 
 
 def _stretches(first: np.ndarray, count: np.ndarray) -> np.ndarray:

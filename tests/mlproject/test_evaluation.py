@@ -9,6 +9,7 @@ from mlproject.evaluation import (
     compare_predictors,
     construct_table,
     correlation,
+    correlation_difference,
     evaluate,
     filled,
     mean_over_tracks,
@@ -237,3 +238,43 @@ def test_a_ceiling_needs_spreads_and_is_never_below_zero():
     # of the three that are known: variance 1, squared error 0.25 / 2
     some = np.where(np.arange(5) < 3, 0.5, np.nan)
     assert replicate_ceiling(activity, some, np.full(5, 2.0)) == pytest.approx((1 - 0.125) ** 0.5)
+
+
+def test_the_interval_of_a_difference_is_scipys_paired_bootstrap():
+    random = np.random.default_rng(5)
+    measured = random.normal(size=80)
+    first, second = (measured + noise * random.normal(size=80) for noise in (2.0, 1.0))
+
+    def gain(m, a, b):
+        return np.corrcoef(m, b)[0, 1] - np.corrcoef(m, a)[0, 1]
+
+    rows = np.arange(80)
+    value, low, high = correlation_difference(measured, first, second, rows, np.zeros(80))
+    assert value == pytest.approx(gain(measured, first, second), abs=1e-12)
+    expected = stats.bootstrap(
+        (measured, first, second),
+        gain,
+        paired=True,
+        vectorized=False,
+        n_resamples=2000,
+        method="percentile",
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    # both are of random draws: a thousand and two thousand
+    np.testing.assert_allclose([low, high], expected, atol=0.03)
+    # each row twice, drawn together, is the same evidence; and a level of its own in each group counts for nothing
+    twice = np.tile(rows, 2)
+    shift = np.repeat([0.0, 100.0], 80)
+    found = correlation_difference(
+        measured[twice] + shift, first[twice] - shift, second[twice] + 3 * shift, twice, shift
+    )
+    np.testing.assert_allclose(found, [value, low, high], atol=1e-9)
+
+
+def test_few_clusters_and_what_does_not_vary_have_no_interval():
+    random = np.random.default_rng(5)
+    values = random.normal(size=(3, 40))
+    value, low, high = correlation_difference(*values, np.arange(40) % 5, np.zeros(40))
+    assert np.isfinite(value) and np.isnan([low, high]).all()
+    flat = np.stack([values[0], np.ones(40), values[1]])
+    assert np.isnan(correlation_difference(*flat, np.arange(40), np.zeros(40))).all()

@@ -1,10 +1,11 @@
 """Make an alias lead to another version of a registered model, if that is shown to be better."""
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from mlproject.comparing import Data, compare
 from mlproject.errors import InputError
-from mlproject.promotion import CHALLENGER, CHAMPION, compare, who
+from mlproject.promotion import CHALLENGER, CHAMPION, who
 
 if TYPE_CHECKING:
     from mlproject.tracking.runs import Run
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Compare a version with the one that an alias leads to, track by track, and make the alias lead to it."""
+    """Compare a version with the one that an alias leads to, as `compare` does, and make the alias lead to it."""
 
     name: str = "enformer"
     """Registered model."""
@@ -22,6 +23,14 @@ class Options:
     """Alias that leads to it from now on."""
     force: bool = False
     """Promote it although it is not shown to be better, or cannot be compared."""
+    data: str = ""
+    """Dataset folder on which both predict anew. Empty: by what their runs have found of the same data."""
+    split: Literal["train", "valid", "test"] = "valid"
+    """Windows of `data`."""
+    head: str = ""
+    """Head and organism of `data`. Empty: the first that both have."""
+    batch_size: int = 4
+    """Windows of `data` at once."""
     experiment: str = "promote"
     """MLflow experiment."""
 
@@ -49,17 +58,16 @@ def run(options: Options, run: "Run") -> int:
     taken = [alias for aliases in registered.list_versions(options.name)["aliases"] for alias in aliases]
     if options.alias in taken:
         try:
-            found = compare(options.name, options.version, options.alias)
+            data = Data(options.data, options.split, options.head, options.batch_size)
+            found = compare(options.name, options.version, options.alias, data if options.data else None)
         except InputError as error:
             if not options.force:
                 raise InputError(f"{error}; --force true promotes it all the same") from None
             print(f"not compared: {error}")
         else:
-            run.keep_table("comparison", found.table)
-            value, low, high, *_ = found.difference
-            run.summarize({"difference": value, "low": low, "high": high})
+            found.keep(run)
             print(found.words())
-            if not low > 0 and not options.force:
+            if not found.low > 0 and not options.force:
                 raise InputError(
                     f"--version {options.version}: is not shown to be better than {options.alias}: the interval is not "
                     "above 0; --force true promotes it all the same"

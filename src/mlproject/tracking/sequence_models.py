@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import mlflow
 import pandas as pd
-from mlflow.models import ModelSignature
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
+from mlproject.errors import InputError, reason
+from mlproject.tracking import store
 from mlproject.tracking.models import log_code
 
 if TYPE_CHECKING:
@@ -62,6 +66,29 @@ def log_sequence_model(
             packages=_PACKAGES,
             example=example,
         )
+
+
+def fetch_sequence_model(address: str, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The SavedModel in a model that `log_sequence_model` has logged, copied to `folder`, and what it says of itself.
+
+    Args:
+        address: of MLflow.
+        folder: is made.
+
+    Raises:
+        InputError: there is no such model, or it is another kind of model.
+    """
+    store.open_store()
+    folder.mkdir(parents=True)
+    try:
+        found = Path(mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder)))
+        artifacts = Model.load(str(found)).flavors["python_function"]["artifacts"]
+        saved_model, about = (found / artifacts[name]["path"] for name in ("saved_model", "about"))
+        return saved_model, json.loads(about.read_text(encoding="utf-8"))
+    except KeyError:
+        raise InputError(f"{address}: is not a model of `register`, which knows its tracks") from None
+    except (MlflowException, OSError) as error:
+        raise InputError(f"{address}: {reason(error)}") from error
 
 
 def _signature() -> ModelSignature:

@@ -48,7 +48,7 @@ def aliases(client):
 def test_a_better_version_is_promoted_and_can_be_taken_back(client, capsys):
     assert door.main(["promote", "--name", "best"]) == 0
     said = capsys.readouterr().out
-    assert "version 2 minus version 1: Pearson r +0.05" in said and "paired by track" in said
+    assert "version 2 minus version 1: Pearson r +0.05" in said and "paired, of 40 tracks of human" in said
     assert "champion leads to version 2 of best; it led to version 1 before" in said
     assert aliases(client) == {"champion": 2, "challenger": 2}
     table = reading.read_runs(tags={"command": "promote"})
@@ -74,7 +74,10 @@ def test_what_is_not_shown_to_be_better_takes_force(client, capsys):
 def test_other_data_cannot_be_compared(client, capsys):
     version(client, 0.3, data="b" * 16)
     assert door.main(["promote", "--name", "best", "--version", "3"]) == 2
-    assert "only the same data can be compared; --force true" in capsys.readouterr().err
+    assert (
+        "only the same data can be compared: --data names a dataset for both; --force true"
+        in capsys.readouterr().err
+    )
     assert aliases(client)["champion"] == 1
 
 
