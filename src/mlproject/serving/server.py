@@ -22,6 +22,7 @@ import psutil
 import uvicorn
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
+from mlflow.pyfunc import PyFuncModel
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
@@ -262,7 +263,7 @@ class Supervisor(Multiprocess):
         self.processes.append(process)
 
 
-def _own_code(model: mlflow.pyfunc.PyFuncModel) -> object | None:
+def _own_code(model: PyFuncModel) -> object | None:
     """The Python model in it; None in that of another library."""
     try:
         return model.unwrap_python_model()

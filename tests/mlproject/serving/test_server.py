@@ -4,10 +4,12 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -226,10 +228,23 @@ def test_options_reach_the_server(monkeypatch, letters_folder):
     assert not Path("mlflow.db").exists()  # a folder needs no store
 
 
+def container():
+    """The Dockerfile of the docs."""
+    docs = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    return re.search(r"```Dockerfile\n(.*?)```", docs, re.DOTALL)[1]
+
+
+def test_hadolint_has_nothing_to_say_of_the_container():
+    program = shutil.which("hadolint", path=sysconfig.get_path("scripts"))
+    if program is None:
+        pytest.skip("no hadolint for this platform")
+    found = subprocess.run([program, "--no-color", "-"], input=container(), capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (0, ""), found.stdout
+
+
 def test_the_container_of_the_docs_starts_what_there_is():
     """No engine runs here: each line of the Dockerfile is held against the project."""
-    docs = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
-    lines = re.search(r"```Dockerfile\n(.*?)```", docs, re.DOTALL)[1].replace("\\\n", " ").splitlines()
+    lines = container().replace("\\\n", " ").splitlines()
     words = [line.split(maxsplit=1) for line in lines if line and not line.startswith("#")]
     kinds = [kind for kind, _ in words]
     assert kinds[0] == "FROM" and kinds[-1] == "CMD"
