@@ -13,6 +13,7 @@ from mlproject.errors import InputError, OutOfMemory, Stopped, one_line
 if TYPE_CHECKING:
     from mlproject.tracking.runs import Run
 
+TRAINING_REGIONS = "training_regions"  # tag of a training: on what, in words; a registered model has it too
 Kept = TypeVar("Kept")
 
 

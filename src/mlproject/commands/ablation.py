@@ -29,6 +29,7 @@ from mlproject.evaluation import mean_over_tracks
 from mlproject.options import nearest
 from mlproject.resuming import StepCheckpoints, fingerprint, fit_resumably, only_one
 from mlproject.signal_tables import SignalSample, sample_name, table_name
+from mlproject.studies import TRAINING_REGIONS
 from mlproject.training import Batch, Schedule, TrainResult
 
 if TYPE_CHECKING:
@@ -295,6 +296,8 @@ def _train_child(options: Options, child: "Run", bench: Bench, seed: int, folder
     for organism, dataset in bench.datasets.items():
         name = f"{Path(options.data).name}/{organism}"
         child.use_dataset(name=name, digest=dataset.digest, source=str(dataset.path), context="training")
+    regions = [f"{organism}: {dataset.describe('train')}" for organism, dataset in bench.datasets.items()]
+    child.tag({TRAINING_REGIONS: "; ".join(regions)})
     saved = StepCheckpoints(folder, bench.model.variables, bench.optimizer, options.checkpoint_seconds)
     start = saved.restore()
     if start:

@@ -24,7 +24,7 @@ from mlproject.embeddings import trunk_embeddings
 from mlproject.errors import InputError
 from mlproject.evaluation import compare_predictors, construct_table, pearson_and_spearman
 from mlproject.resuming import StepCheckpoints, fingerprint, only_one
-from mlproject.studies import Outcomes, train_each
+from mlproject.studies import TRAINING_REGIONS, Outcomes, train_each
 from mlproject.training import Schedule
 from mlproject.tuning import Tuner, train_fold
 
@@ -360,6 +360,7 @@ def train_child(options: Options, child: "Run", tuner: Tuner, fold: Fold, folder
     child.use_dataset(
         name=Path(options.data).name, digest=windows.digest, source=options.data, context="training"
     )
+    child.tag({TRAINING_REGIONS: windows.describe(fold.train)})
     saved = StepCheckpoints(folder, tuner.training_variables, tuner.optimizer, options.checkpoint_seconds)
     tuner.reset(options.seed)
     start = saved.restore()

@@ -27,7 +27,7 @@ from mlproject.evaluation import mean_over_tracks
 from mlproject.head_training import HeadTrainer, StoredWindows, loss_function
 from mlproject.resuming import StepCheckpoints, fingerprint, fit_keeping_best, only_one
 from mlproject.signal_tables import SignalSample, sample_name, table_name, windows_of
-from mlproject.studies import Outcomes, train_each
+from mlproject.studies import TRAINING_REGIONS, Outcomes, train_each
 from mlproject.training import Schedule
 
 if TYPE_CHECKING:
@@ -379,6 +379,7 @@ def train_child(
         source=str(dataset.path),
         context="training",
     )
+    child.tag({TRAINING_REGIONS: dataset.describe("train")})
     saved = StepCheckpoints(
         folder, trainer.model.head.variables, trainer.optimizer, options.checkpoint_seconds
     )

@@ -139,6 +139,11 @@ class ConstructWindows:
         chosen = np.array([construct.fold in folds for construct in self.constructs])
         return np.flatnonzero(chosen[self.construct])
 
+    def describe(self, folds: Collection[str]) -> str:
+        """The constructs of these folds in words."""
+        count = sum(construct.fold in folds for construct in self.constructs)
+        return f"{count:,} constructs of the folds {', '.join(sorted(folds))}"
+
     def sequences(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """One-hot `[n, W, 4]` float32; N is zeros."""
         return dna.ONE_HOT[np.stack([self._window_codes(row) for row in rows])]

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
@@ -34,6 +35,7 @@ from mlproject.data.tfrecord import decode_example, encode_example, read_records
 from mlproject.errors import InputError
 
 SUBSETS = ("train", "valid", "test")
+_MOST_NAMED = 30  # chromosomes, in words
 _MANY_SHARDS = 32  # checking as many shows a bar
 _CHECK = 2  # of what is remembered of a check: higher where one looks for more
 _AGAIN = "copy the dataset again, or remove it and build it again"
@@ -188,6 +190,15 @@ class TrackDataset:
                 f"{path}: has {len(found)} {subset} windows, statistics.json says {self.count(subset)}; {_AGAIN}."
             )
         return found
+
+    def describe(self, subset: str) -> str:
+        """The windows of a subset in words, such as `92 windows of 6,144 bp on chr1 (40), chr2 (52)`."""
+        counts = Counter(chrom for chrom, _, _ in self.places(subset))
+        words = f"{self.count(subset):,} windows of {self.statistics.seq_length:,} bp"
+        some = [f"{chrom} ({count:,})" for chrom, count in counts.most_common(_MOST_NAMED)]
+        if len(counts) > len(some):
+            some.append(f"and {len(counts) - len(some)} other chromosomes")
+        return f"{words} on {', '.join(some)}" if some else words
 
     @cached_property
     def digest(self) -> str:

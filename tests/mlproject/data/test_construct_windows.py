@@ -151,6 +151,7 @@ def test_rows_of_folds(windows):
     assert windows.in_folds({"1"}).tolist() == list(range(40, 80))
     assert windows.in_folds(frozenset({"0", "2"})).tolist() == [*range(40), *range(80, 120)]
     assert len(windows.in_folds({"other"})) == 0
+    assert windows.describe(frozenset({"0", "2"})) == "4 constructs of the folds 0, 2"
 
 
 # --- order --------------------------------------------------------------------------------------------------------
