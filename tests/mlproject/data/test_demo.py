@@ -35,8 +35,7 @@ def test_the_demo_is_what_the_commands_expect(tmp_path):
         # Base composition is quick to learn, but most of the signal is motifs.
         assert 0.3 < np.corrcoef(gc.ravel(), target[..., 0].ravel())[0, 1] < 0.6
         digests.append(dataset.digest)
-        each = counts[0] // 3
-        places = f"chr1 ({each}), chr2 ({each}), chr3 ({each})"
+        places = {"human": "chr1 (32), chr2 (32), chr3 (32)", "mouse": "chr1 (24), chr2 (24)"}[organism]
         assert dataset.describe("train") == f"{counts[0]} windows of 16,384 bp on {places}"
         (dataset.path / "sequences.bed").rename(tmp_path / "aside")
         assert dataset.describe("train") == f"{counts[0]} windows of 16,384 bp"
