@@ -20,6 +20,7 @@ from mlproject.joint_grid import Training
 from mlproject.joint_training import Examples, JointTrainer, Weights
 from mlproject.joint_trunk import JointTrunk
 from mlproject.resuming import StepCheckpoints, fit_keeping_best
+from mlproject.signal_tables import sample_name
 from mlproject.studies import Outcomes, train_each
 from mlproject.tracking.registry import fetch_checkpoint
 from mlproject.training import Schedule
@@ -227,6 +228,9 @@ class JointStudy:
             table = table.assign(**self._baselines[key])
             comparison = joint_evaluation.compare_cell_types(table, list(joint_evaluation.PREDICTORS))
             child.keep_table("predictions", table)
+            # a name may be there twice, and a cell type have no measurement: the sample itself has what is predicted
+            if trainer.exports and (sample := trainer.sample_table(test)) is not None:
+                child.keep_parquet(sample_name("activity"), sample)
             child.keep_table("comparison", comparison)
             with tempfile.TemporaryDirectory() as temporary:
                 title = f"{training.modalities}, seed {training.seed}: held-out sequences"

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import tensorflow as tf
 
-from enformer_core import checkpoints, initial
+from enformer_core import checkpoints, dna, initial
 from enformer_core.dna import MASKED
 from enformer_core.perceiver import Perceiver, PerceiverConfig
 from enformer_core.saved_model import Predictor
@@ -23,6 +24,7 @@ from mlproject.training import Adam, Batch, make_step
 
 MODALITIES = ("tracks", "mpra", "both")
 _MASK_SEED = 0  # of the letters hidden in validation: the same each time
+_SAMPLED = 8  # sequences
 
 
 class Weights(NamedTuple):
@@ -209,14 +211,14 @@ class JointTrainer:
 
     # -- prediction
 
-    def predict_activity(self, rows: np.ndarray, cell: int | None = None) -> np.ndarray:
+    def predict_activity(self, rows: np.ndarray, cell: int | np.ndarray | None = None) -> np.ndarray:
         """The activity of measurements, in the units of the table: `[r]` float64. The measured values are not read.
 
         Of a cell type that this training has seen nothing of it is the mean of what is predicted for the others.
 
         Args:
             rows: which measurements `[r]`.
-            cell: the cell type to answer for, in place of that of each measurement.
+            cell: the cell type to answer for, in place of that of each measurement; or one for each `[r]`.
         """
         assert self.data.mpra is not None
         cells = self.data.mpra.cell[rows] if cell is None else np.full(len(rows), cell, np.int32)
@@ -225,7 +227,7 @@ class JointTrainer:
         if not is_seen.all():
             found = np.empty(len(rows))
             if is_seen.any():
-                found[is_seen] = self.predict_activity(rows[is_seen], cell)
+                found[is_seen] = self.predict_activity(rows[is_seen], cells[is_seen])
             found[~is_seen] = np.mean([self.predict_activity(rows[~is_seen], other) for other in seen], 0)
             return found
         letters = self.data.mpra.codes[self.data.mpra.table.sequence[rows]]
@@ -233,6 +235,39 @@ class JointTrainer:
         if self.trunk.mpra is not None:
             arrays.append(self.trunk.mpra.read(letters))
         return self._in_batches(self._activity, self._sizes[0] * 4, *arrays)
+
+    def sample_table(self, rows: np.ndarray) -> pa.Table | None:
+        """What is predicted of a few sequences in every cell type of the model, to predict them again.
+
+        They are the first of these measurements, 8 at most, without those that end with N: a SavedModel takes that for
+        the end of the sequence.
+
+        Returns:
+            A row for each sequence and cell type: name, sequence (as a SavedModel takes it: letters from the left, then
+            N), cell_type, activity (NaN where it is not measured) and predicted, both in the units of the table. None
+            where every sequence ends with N.
+        """
+        assert self.data.mpra is not None
+        mpra, cell_types = self.data.mpra, self.data.cell_types
+        table = mpra.table
+        numbers, first = np.unique(table.sequence[rows], return_index=True)
+        whole = [place for place, number in enumerate(numbers) if not table.sequences[number].endswith("N")]
+        whole = whole[:_SAMPLED]
+        if not whole:
+            return None
+        sequence = np.repeat(numbers[whole], len(cell_types))
+        cell = np.tile(np.arange(len(cell_types)), len(whole))
+        of_both = zip(table.sequence[rows], mpra.cell[rows], strict=True)
+        measured = dict(zip(of_both, table.activity[rows], strict=True))
+        return pa.table(
+            {
+                "name": [table.names[number] for number in sequence],
+                "sequence": dna.letters(mpra.codes[sequence]),
+                "cell_type": [cell_types[number] for number in cell],
+                "activity": [measured.get(pair, np.nan) for pair in zip(sequence, cell, strict=True)],
+                "predicted": self.predict_activity(np.repeat(rows[first[whole]], len(cell_types)), cell),
+            }
+        )
 
     def measure(self, examples: Examples) -> dict[str, float]:
         """Validation numbers: losses, their weighted sum `validation/loss`, and r of activity and coverage."""

@@ -1,10 +1,10 @@
 """Whether a model predicts what the run that made it has measured: on sequences that the run has kept.
 
 A run keeps `sample_HEAD`, a few sequences of its evaluation, beside what it predicted of them: of tracks the first
-window of `signals_HEAD`, of an activity the first rows of `predictions`.
+window of `signals_HEAD`, of an activity the first rows of `predictions`; of activity by cell type it is in the sample.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ import pandas as pd
 import tensorflow as tf
 
 from enformer_core import dna
+from mlproject.data.genome import name_some
 from mlproject.errors import InputError
 from mlproject.evaluation import pearson_and_spearman
 
@@ -26,7 +27,7 @@ class Reproduced(NamedTuple):
     numbers: int
     """Values that were compared."""
     apart: float
-    """The largest difference, as a share of the largest value."""
+    """The largest difference, as a share of the largest value; by cell type, of the largest distance from the mean."""
     kept: float
     """Pearson r of what the run predicted with what was measured; NaN where it is not defined."""
     found: float
@@ -34,11 +35,19 @@ class Reproduced(NamedTuple):
 
 
 def saved_model_predictions(folder: Path) -> Predict:
-    """What the serving signature of a SavedModel answers, by head, for one-hot `[B, L, 4]` float32."""
+    """What the serving signature of a SavedModel answers, by head, for one-hot `[B, L, 4]` float32.
+
+    It raises InputError where L is not the length of the model.
+    """
     module = tf.saved_model.load(str(folder))
     call = module.signatures["serving_default"]
+    length = call.structured_input_signature[1]["sequence"].shape[1]
 
     def predict(sequences: np.ndarray) -> dict[str, np.ndarray]:
+        if sequences.shape[1] != length:
+            raise InputError(
+                f"the model takes sequences of {length} bp; these are of {sequences.shape[1]} bp"
+            )
         found = {name: tensor.numpy() for name, tensor in call(sequence=tf.constant(sequences)).items()}
         predict.module = module  # type: ignore[attr-defined]  # what is called keeps no reference to it
         return found
@@ -77,6 +86,35 @@ def reproduce_activity(predict: Predict, sample: pd.DataFrame, predictions: pd.D
     return _compared(own["predicted"].to_numpy(np.float64), found, own["activity"].to_numpy(np.float64))
 
 
+def reproduce_cell_types(predict: Predict, sample: pd.DataFrame, cell_types: Sequence[str]) -> Reproduced:
+    """Compares activity in every cell type of a model.
+
+    In another unit the same activities may lie around any other number, log2 of them for one: so differences are
+    compared with the largest distance, of what is predicted or measured, from the mean of what was measured.
+
+    Args:
+        predict: of the model.
+        sample: a row for each sequence and cell type: sequence (padded as the model takes it), cell_type, activity (NaN
+            where it is not measured), predicted.
+        cell_types: of the model, in the order of its answer.
+
+    Raises:
+        InputError: they are not those of the sample.
+    """
+    place = {name: column for column, name in enumerate(cell_types)}
+    if set(sample["cell_type"]) != set(place):
+        raise InputError(
+            f"the model answers for {name_some(cell_types)}, and what its run has kept is of "
+            f"{name_some(dict.fromkeys(sample['cell_type']))}; it is another model, and is not registered"
+        )
+    row, sequences = pd.factorize(sample["sequence"])
+    answer = predict(np.stack([dna.one_hot(letters) for letters in sequences]))["activity"]  # [B, cell types]
+    found = answer[row, sample["cell_type"].map(place).to_numpy()].astype(np.float64)
+    kept, measured = (sample[name].to_numpy(np.float64) for name in ("predicted", "activity"))
+    distance = np.abs(np.concatenate([kept, measured]) - np.nanmean(measured))
+    return _compared(kept, found, measured, float(np.nanmax(distance)))
+
+
 def check_reproduced(found: Reproduced, what: str) -> None:
     """Refuses a model that is not the one that was measured.
 
@@ -91,8 +129,11 @@ def check_reproduced(found: Reproduced, what: str) -> None:
         )
 
 
-def _compared(kept: np.ndarray, found: np.ndarray, measured: np.ndarray) -> Reproduced:
-    largest = float(np.nanmax(np.abs(kept))) or 1.0
+def _compared(
+    kept: np.ndarray, found: np.ndarray, measured: np.ndarray, largest: float | None = None
+) -> Reproduced:
+    """The largest difference as a share of `largest`, or of the largest value that was kept."""
+    largest = (float(np.nanmax(np.abs(kept))) if largest is None else largest) or 1.0
     known = np.isfinite(kept) & np.isfinite(measured)
     return Reproduced(
         kept.size,

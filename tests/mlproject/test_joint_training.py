@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from scipy import stats
 
-from enformer_core import checkpoints
+from enformer_core import checkpoints, dna
 from enformer_core.perceiver import MASKED
 from mlproject.joint_training import Examples, JointTrainer, Weights, base_entropy, mean_numbers
 from toy_joint import CELL_TYPES, MPRA_LEN, SEQ_LEN, toy_joint, toy_windows, with_activity
@@ -287,6 +287,32 @@ def test_a_saved_model_predicts_every_cell_type(trainer, tmp_path):
         found[np.arange(len(rows)), trainer.data.mpra.cell[rows]][~ends_in_n], expected[~ends_in_n], rtol=1e-5
     )
     np.testing.assert_allclose(served(tf.constant(one_hot)), found, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("unseen", [(), ("c",)])
+def test_a_sample_is_what_a_saved_model_answers_for_its_sequences(trainer, unseen):
+    """Of a is nothing measured; an unseen c is the mean of the others."""
+    one = toy_trainer(unseen=unseen) if unseen else trainer
+    mpra = one.data.mpra
+    rows = mpra.rows("train")
+    numbers = np.unique(mpra.table.sequence[rows])
+    whole = [number for number in numbers if not mpra.table.sequences[number].endswith("N")][:8]
+    assert whole != numbers[:8].tolist()  # one of the first ends with N
+    found = one.sample_table(rows).to_pandas()
+    assert found["name"].tolist() == [f"s{number}" for number in whole for _ in CELL_TYPES]
+    assert found["cell_type"].tolist() == [*CELL_TYPES] * 8
+    assert found["sequence"].iloc[::3].tolist() == [
+        mpra.table.sequences[number].ljust(MPRA_LEN, "N") for number in whole
+    ]
+    answer = one.model(np.stack([dna.one_hot(letters) for letters in found["sequence"].iloc[::3]]))
+    np.testing.assert_allclose(found["predicted"], answer["activity"].numpy().ravel(), rtol=1e-5)
+    measured = found["activity"].to_numpy().reshape(-1, 3)
+    assert np.isnan(measured[:, 0]).all()
+    np.testing.assert_array_equal(
+        measured[:, 1:].ravel(), mpra.table.activity[rows][np.isin(mpra.table.sequence[rows], whole)]
+    )
+    ends = [n for n, sequence in enumerate(mpra.table.sequences) if sequence.endswith("N")]
+    assert one.sample_table(np.flatnonzero(np.isin(mpra.table.sequence, ends))) is None
 
 
 def test_base_entropy_is_that_of_scipy():

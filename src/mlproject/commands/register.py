@@ -17,6 +17,7 @@ from mlproject.reproducing import (
     Reproduced,
     check_reproduced,
     reproduce_activity,
+    reproduce_cell_types,
     reproduce_tracks,
     saved_model_predictions,
 )
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 _SERVED = "served"  # what the model is called among those of its run
-_EXAMPLE = pd.DataFrame({"sequence": ["ACGTTGCAAGCTTCGA" * 8]})  # shorter than any window: padded with N
+_EXAMPLE = "ACGTTGCAAGCTTCGA" * 8  # padded with N where the model takes more, cut where it takes less
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,16 +99,17 @@ def run(options: Options, run: "Run") -> int:
             model = checkpoints.load(folder)
         except (OSError, ValueError) as error:
             raise InputError(f"--model {options.model}: {reason(error)}") from error
+        about = about_of(model)  # before it is exported: refuses a model that cannot be
         saved_model = Path(temporary, "saved_model")
         Predictor(model).save(saved_model)
-        about = about_of(model)
         found = _reproduced(chosen.run_id, saved_model, about)
         _say(found, options)
         owner = find_run(chosen.run_id) if chosen.run_id else run
         # to log it again would take it from the versions that there are
         address = registry.find_model(owner, _SERVED)
         if address is None:
-            address = log_sequence_model(owner, saved_model, about, name=_SERVED, example=_EXAMPLE)
+            example = pd.DataFrame({"sequence": [_EXAMPLE[: about["sequence_length"]]]})
+            address = log_sequence_model(owner, saved_model, about, name=_SERVED, example=example)
         tags = {**chosen.tags, "weights_digest": checkpoints.model_digest(model), "mlproject": __version__}
         if found is not None:
             tags |= {"checked": f"{found.numbers} values, {found.apart:.1e} apart, r {found.found:.4f}"}
@@ -216,7 +218,10 @@ def _reproduced(run_id: str, saved_model: Path, about: Mapping[str, Any]) -> Rep
         sample = signals.read_sample(run_id, head)
         if sample is None:
             continue
-        if head == "activity":
+        if about["kind"] == "joint":
+            cell_types = [track["identifier"] for track in about["heads"][head]["tracks"]]
+            found = reproduce_cell_types(predict, sample, cell_types)
+        elif head == "activity":
             table = studies.kept_table(run_id, "predictions")
             if table is None:
                 continue
@@ -241,6 +246,6 @@ def _say(found: Reproduced | None, options: Options) -> None:
         )
     elif not options.unchecked:
         raise InputError(
-            "--model: there is no sample on which to check that it predicts what was measured (a folder, or a run of "
-            "an earlier version); --unchecked true registers it all the same"
+            "--model: there is no sample on which to check that it predicts what was measured (a folder, a run of an "
+            "earlier version, or a joint training without MPRA); --unchecked true registers it all the same"
         )

@@ -13,21 +13,13 @@ import pytest
 import tensorflow as tf
 
 from enformer_core import checkpoints, dna
-from joint_tables import LETTERS, made_up
+from joint_tables import LETTERS, OF_TABLE, TINY, made_up
 from mlproject.commands import joint
 from processes import Store, finish, launch, run_studies, words_of
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
-TINY = {
-    "--d_model": "16", "--d_latent": "16", "--num_latents": "4", "--num_self_attention_layers": "1",
-    "--nucleotide_width": "3", "--num_bins": "16", "--seq_len": "64", "--steps_per_epoch": "3",
-    "--warmup_steps": "2", "--batch_size": "8", "--track_batch_size": "4", "--num_track_train_samples": "40",
-    "--num_track_valid_samples": "4", "--seeds": "1,2",
-}  # fmt: skip
 LONG = {"--epochs": "20"}
 SHORT = {"--epochs": "2"}
-OF_TABLE = {"--modalities": "mpra", "--mpra_len": str(LETTERS), "--mpra_activity": "log2_K562,log2_HepG2"}
-OF_TABLE |= {"--mpra_test": "chr8,chr9", "--mpra_valid": "chr7", "--holdout_cell_type": "K562"}
 
 
 def hidden_changed(table):
@@ -88,7 +80,7 @@ def test_a_study_leaves_what_the_docs_promise(studies):
     assert len(results) == 4
     for (modalities, seed), child in children.items():
         assert child.info.status == "FINISHED" and child.outputs.model_outputs
-        kept = {"activity.png", "checkpoint"} | kinds("predictions", "comparison")
+        kept = {"activity.png", "checkpoint", "sample_activity.parquet"} | kinds("predictions", "comparison")
         assert kept <= store.artifacts(child)
         assert child.info.run_name == f"training {results.loc[(modalities, seed), 'name']}"
         expected = {"holdout_cell_type": "demo_D", "d_model": "16", "epochs": "20"}
@@ -281,7 +273,7 @@ def test_a_stopped_study_ends_with_the_same_numbers(folder, studies):
     for key, before in zip((("both", 1), ("both", 2)), stopped, strict=True):
         child, other = trained(found)[key], trained(expected)[key]
         assert child.info.run_id == before.info.run_id
-        for kept in ("predictions", "comparison"):
+        for kept in ("predictions", "comparison", "sample_activity"):
             pd.testing.assert_frame_equal(
                 table_of(found, child, kept), table_of(expected, other, kept), check_exact=True
             )

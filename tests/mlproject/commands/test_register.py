@@ -1,6 +1,7 @@
-"""Models of a real tiny grid become versions of registered ones; what is not the model that was measured does not."""
+"""Models of real tiny studies become versions of registered ones; what is not the model that was measured does not."""
 
 import shutil
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -9,9 +10,12 @@ import pytest
 from mlflow import MlflowClient
 
 from enformer_core import checkpoints, dna
+from enformer_core.perceiver import Perceiver
+from joint_tables import OF_TABLE, TINY, made_up
 from mlproject import __main__ as door
 from mlproject.tracking import reading, registered, signals
 from processes import finish, launch, words_of
+from toys import toy_perceiver_config
 
 pytestmark = pytest.mark.slow
 GRID = {"--variants": "vanilla,rope", "--seeds": "1", "--epochs": "2", "--steps_per_epoch": "4"}
@@ -26,16 +30,41 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def trained_jointly(tmp_path_factory):
+    """The same of two seeds of `joint`, on a table alone: the one cell type without labels is the other's mean."""
+    folder = tmp_path_factory.mktemp("trained_jointly")
+    made_up().to_csv(folder / "table.csv", index=False)
+    words = words_of(TINY, OF_TABLE, {"--mpra": "table.csv", "--epochs": "2"})
+    code, _ = finish(launch(folder, "mlproject", "joint", *words))
+    assert code == 0
+    return folder
+
+
 @pytest.fixture
-def store(trained, folder, monkeypatch):
+def store(trained, folder):
     """A copy of its database, so that each test registers for the first time; artifacts are shared."""
+    return copied(trained, folder)
+
+
+@pytest.fixture
+def joint_store(trained_jointly, folder):
+    return copied(trained_jointly, folder)
+
+
+def copied(trained, folder):
     shutil.copy(trained / "mlflow.db", folder / "mlflow.db")
     return MlflowClient(f"sqlite:///{folder}/mlflow.db")
 
 
-def trainings():
-    found = reading.read_runs("ablation")
-    return found[found["parent"].notna()].set_index("params.variant")
+def artifact(store, run, name):
+    """The file or folder itself, not a copy of it."""
+    return Path(store.get_run(run).info.artifact_uri.removeprefix("file://"), name)
+
+
+def trainings(command="ablation", by="params.variant"):
+    found = reading.read_runs(command)
+    return found[found["parent"].notna()].set_index(by)
 
 
 def test_the_best_of_a_grid_is_registered_and_answers_for_letters(store, capsys):
@@ -90,6 +119,63 @@ def test_another_model_in_its_place_is_refused(store, capsys, monkeypatch):
     assert door.main(["register", "--model", run]) == 2
     assert "does not predict what its run has measured" in capsys.readouterr().err
     assert not store.search_registered_models()
+
+
+def test_the_best_of_a_joint_study_is_registered(joint_store, capsys, caplog):
+    assert door.main(["register", "--name", "joint"]) == 0
+    assert "checked on the sample that its run has kept: 16 values, " in capsys.readouterr().out
+    assert "Failed to validate" not in caplog.text  # its example is not longer than the model
+    version = joint_store.get_model_version_by_alias("joint", "champion")
+    assert version.tags["checked"].startswith("16 values, ")
+    # what was checked is what stands in the table of the run, in its units
+    sample = signals.read_sample(version.run_id, "activity").set_index(["name", "cell_type"])
+    table = pd.read_parquet(joint_store.download_artifacts(version.run_id, "predictions.parquet"))
+    table = table.set_index(["name", "cell_type"]).loc[sample.index]
+    assert set(table["labels"]) == {"seen", "hidden"}
+    np.testing.assert_array_equal(sample["activity"], table["activity"])
+    np.testing.assert_allclose(sample["predicted"], table["predicted"], rtol=1e-5)  # batches of other rows
+
+
+def test_another_joint_model_is_refused(joint_store, capsys):
+    """The checkpoints of two seeds change places."""
+    runs = trainings("joint", "params.seed")["run_id"]
+    first, other = (artifact(joint_store, run, "checkpoint") for run in runs)
+
+    def change_places():
+        aside = first.with_name("aside")
+        for source, target in ((first, aside), (other, first), (aside, other)):
+            source.rename(target)
+
+    change_places()
+    try:
+        for run in runs:
+            assert door.main(["register", "--model", run]) == 2
+            assert "does not predict what its run has measured" in capsys.readouterr().err
+    finally:
+        change_places()
+    assert not joint_store.search_registered_models()
+
+
+def test_a_joint_training_of_before_has_no_sample_and_takes_a_word(joint_store, capsys):
+    run = trainings("joint", "params.seed")["run_id"].iloc[0]
+    sample = artifact(joint_store, run, "sample_activity.parquet")
+    content = sample.read_bytes()
+    sample.unlink()
+    try:
+        assert door.main(["register", "--model", run]) == 2
+        assert "--unchecked true registers it all the same" in capsys.readouterr().err
+        assert door.main(["register", "--model", run, "--unchecked", "true"]) == 0
+    finally:
+        sample.write_bytes(content)
+    version = joint_store.get_model_version_by_alias("enformer", "champion")
+    assert "checked" not in version.tags
+
+
+def test_a_joint_model_without_letters_is_one_line(store, folder, capsys):
+    checkpoints.save(folder / "mine", Perceiver(toy_perceiver_config(trunk_channels=4)))
+    assert door.main(["register", "--model", "mine", "--unchecked", "true"]) == 2
+    error = capsys.readouterr().err
+    assert "cannot be served: it does not read letters" in error and "Traceback" not in error
 
 
 def test_a_folder_has_no_sample_and_takes_a_word(store, folder, capsys):
