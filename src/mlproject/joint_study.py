@@ -15,13 +15,14 @@ from enformer_core.perceiver import PerceiverConfig
 from mlproject import joint_evaluation, joint_grid, joint_models, reporting
 from mlproject.data import demo_mpra
 from mlproject.data.coverage import CoverageWindows
+from mlproject.data.genome import name_some
 from mlproject.data.joint import JointData
 from mlproject.joint_grid import Training
 from mlproject.joint_training import Examples, JointTrainer, Weights
 from mlproject.joint_trunk import JointTrunk
 from mlproject.resuming import StepCheckpoints, fit_keeping_best
 from mlproject.signal_tables import sample_name
-from mlproject.studies import Outcomes, train_each
+from mlproject.studies import TRAINING_REGIONS, Outcomes, train_each
 from mlproject.tracking.registry import fetch_checkpoint
 from mlproject.training import Schedule
 
@@ -163,6 +164,7 @@ class JointStudy:
                 self._held_out_windows("valid"),
             )
         examples = Examples(*rows, *windows)
+        child.tag({TRAINING_REGIONS: self._trained_on(examples)})
         if self.trunk is not None and self.trunk.tracks is not None and windows[0] is not None:
             for part in (*windows, self._held_out_windows("test")):
                 self.trunk.tracks.fill(part.codes)
@@ -203,6 +205,21 @@ class JointStudy:
         child.summarize(self._evaluate(child, trainer, training, examples))
         self._keep_model(child, trainer)
         child.summarize({"seconds/total": time.perf_counter() - began})
+
+    def _trained_on(self, examples: Examples) -> str:
+        words = []
+        if examples.train_rows is not None:
+            assert self.data.mpra is not None
+            cells = [
+                self.data.cell_types[cell] for cell in np.unique(self.data.mpra.cell[examples.train_rows])
+            ]
+            sequences = len(np.unique(self.data.mpra.table.sequence[examples.train_rows]))
+            words.append(f"{sequences:,} MPRA sequences, measured in {name_some(cells, 30)}")
+        if examples.train_windows is not None:
+            count, length = examples.train_windows.codes.shape
+            chromosomes = name_some(np.unique(examples.train_windows.chrom), 30)
+            words.append(f"{count:,} windows of {length:,} bp on {chromosomes}")
+        return "; ".join(words)
 
     def _evaluate(
         self, child: "Run", trainer: JointTrainer, training: Training, examples: Examples

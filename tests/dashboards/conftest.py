@@ -50,7 +50,7 @@ def chromium():
         yield found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def address(store):
     with dashboard(store) as found:
         yield found

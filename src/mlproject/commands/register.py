@@ -22,6 +22,7 @@ from mlproject.reproducing import (
     saved_model_predictions,
 )
 from mlproject.serving.about import about_of
+from mlproject.studies import TRAINING_REGIONS
 
 if TYPE_CHECKING:
     from mlproject.tracking.runs import Run
@@ -195,7 +196,8 @@ def _of_training(own: Mapping[str, Any], row: dict[str, Any], told: reporting.To
     tags |= {"study": row["run_id"], "command": str(row["tags.command"])}
     if datasets:
         tags |= {"dataset": datasets[0].name, "dataset_digest": datasets[0].digest}
-        tags |= {"training_regions": f"the training windows of {datasets[0].name}"}
+    if regions := own.get(f"tags.{TRAINING_REGIONS}"):
+        tags |= {TRAINING_REGIONS: str(regions)}
     tags |= {key: f"{value:.4f}" for key, value in metrics.items()}
     return _Chosen(
         f"runs:/{own['run_id']}", own["run_id"], reporting.model_card(telling.card(row, told)), tags

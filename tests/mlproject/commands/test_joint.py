@@ -94,6 +94,9 @@ def test_a_study_leaves_what_the_docs_promise(studies):
         assert ("pearson/coverage" in metrics) == (modalities == "both")
         for number in ("pearson/activity", "pearson/activity_hidden", "best/nucleotide_gain"):
             assert results.loc[(modalities, seed), number] == pytest.approx(metrics[number])
+        regions = child.data.tags["training_regions"]
+        assert "MPRA sequences, measured in demo_" in regions and "demo_D" not in regions.split(";")[0]
+        assert ("windows of 64 bp on chr" in regions) == (modalities == "both")
         predictions = table_of(store, child, "predictions")
         of_hidden = predictions[predictions["cell_type"] == "demo_D"]
         assert set(of_hidden["labels"]) == {"hidden"}

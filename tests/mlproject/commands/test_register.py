@@ -76,6 +76,8 @@ def test_the_best_of_a_grid_is_registered_and_answers_for_letters(store, capsys)
     best = table.loc[table["metrics.pearson/mean"].idxmax()]
     assert version.run_id == best["run_id"] and version.tags["variant"] == best.name
     assert version.tags["dataset"] == "demo/human" and version.tags["seed"] == "1"
+    regions = "human: 96 windows of 16,384 bp on chr1 (32), chr2 (32), chr3 (32)"
+    assert version.tags["training_regions"] == regions
     assert float(version.tags["pearson/mean"]) == pytest.approx(best["metrics.pearson/mean"], abs=1e-4)
     assert version.description.startswith("---") and "## Training data" in version.description
     assert registered.history("best")["version"].tolist() == [1]
