@@ -152,7 +152,7 @@ def _evaluated(name: str, versions: tuple[int, int], on: Data) -> Compared:
         for version, (_, about) in zip(reversed(versions), models, strict=True):
             _check_fits(f"version {version}", about, head, dataset)
         tables = [_track_table(saved_model, head, dataset, on) for saved_model, _ in models]
-    words = f"the {on.split} split of {Path(on.folder).name}/{head}, digest {dataset.digest}"
+    words = f"the {on.split} split of {Path(on.folder).name}/{head}, digest {dataset.digest[:16]}"
     return _of_tracks(versions, head, words, tables)
 
 

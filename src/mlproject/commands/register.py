@@ -200,7 +200,7 @@ def _of_training(own: Mapping[str, Any], row: dict[str, Any], told: reporting.To
         tags |= {TRAINING_REGIONS: str(regions)}
     tags |= {key: f"{value:.4f}" for key, value in metrics.items()}
     return _Chosen(
-        f"runs:/{own['run_id']}", own["run_id"], reporting.model_card(telling.card(row, told)), tags
+        f"runs:/{own['run_id']}", own["run_id"], reporting.card_text(telling.card(row, told)), tags
     )
 
 

@@ -30,7 +30,7 @@ from mlproject.reporting.activities import (
     with_interval,
     write_activity_figure,
 )
-from mlproject.reporting.cards import Evaluation, ModelCard, Told, model_card
+from mlproject.reporting.cards import Evaluation, ModelCard, Told, card_text, model_card
 from mlproject.reporting.construct_report import ConstructStudy, construct_report
 from mlproject.reporting.differences import Difference, paired_difference
 from mlproject.reporting.generated import (
@@ -116,6 +116,7 @@ __all__ = [
     "Tracks",
     "activity_figure",
     "best_training",
+    "card_text",
     "category_figure",
     "category_plot",
     "category_summary",

@@ -72,8 +72,12 @@ class ModelCard(NamedTuple):
 
 def model_card(card: ModelCard) -> str:
     """The card as Markdown with the front matter that Hugging Face's cards have."""
+    return f"{_front_matter(card)}\n\n{card_text(card)}"
+
+
+def card_text(card: ModelCard) -> str:
+    """The card without its front matter, which a page that knows Markdown alone shows as words."""
     parts = [
-        _front_matter(card),
         f"# {escaped(card.name)}",
         escaped(card.what),
         f"It is the model of run `{_plain(card.run_id)}`, {_code(card.address)}. {escaped(card.chosen)}",

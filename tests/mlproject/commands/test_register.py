@@ -79,7 +79,8 @@ def test_the_best_of_a_grid_is_registered_and_answers_for_letters(store, capsys)
     regions = "human: 96 windows of 16,384 bp on chr1 (32), chr2 (32), chr3 (32)"
     assert version.tags["training_regions"] == regions
     assert float(version.tags["pearson/mean"]) == pytest.approx(best["metrics.pearson/mean"], abs=1e-4)
-    assert version.description.startswith("---") and "## Training data" in version.description
+    assert version.description.startswith(f"# {best.name}-1 of ablation")
+    assert "## Training data" in version.description
     assert registered.history("best")["version"].tolist() == [1]
     # what it answers is what the checkpoint predicts
     sample = signals.read_sample(version.run_id, "human")["sequence"].iloc[0]
