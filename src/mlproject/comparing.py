@@ -60,8 +60,6 @@ class Data(NamedTuple):
     folder: str
     split: str
     """train, valid or test."""
-    head: str
-    """Head and organism; empty: the first that both versions have."""
     batch_size: int
 
 
@@ -79,7 +77,7 @@ _ACTIVITY = {
 }
 
 
-def compare(name: str, challenger: str, champion: str, on: Data | None = None) -> Compared:
+def compare(name: str, challenger: str, champion: str, on: Data | None = None, head: str = "") -> Compared:
     """Compares two versions of a registered model.
 
     Without `on` by what their runs have kept: Pearson r of each track, else what was predicted of each held-out
@@ -90,10 +88,11 @@ def compare(name: str, challenger: str, champion: str, on: Data | None = None) -
         challenger: number or alias.
         champion: likewise.
         on: both predict its windows, by what is served of them; tracks alone.
+        head: of tracks, with `on` the organism too; empty: the first that both have.
 
     Raises:
         InputError: there is no such version, it is of no run that keeps such tables, or both were evaluated on other
-            data or other splits; with `on`, the dataset or its head does not fit both.
+            data, windows or tracks; with `on`, the dataset or its head does not fit both.
     """
     from mlproject.tracking import reading, registered  # takes seconds to import
     from mlproject.tracking.runs import find_run
@@ -105,7 +104,7 @@ def compare(name: str, challenger: str, champion: str, on: Data | None = None) -
             f"registered model {name!r}: {challenger} and {champion} are both version {first['version']}"
         )
     if on is not None:
-        return _evaluated(name, versions, on)
+        return _evaluated(name, versions, on, head)
     kept, data = [], []
     for row in (first, second):
         if not row["run_id"]:
@@ -115,11 +114,13 @@ def compare(name: str, challenger: str, champion: str, on: Data | None = None) -
         tables = reading.list_tables(row["run_id"], "")
         kept.append([table for table in tables if table.startswith(_TRACKS) or table in _ACTIVITY])
         data.append(_evaluated_on(row["run_id"]))
-    both = [table for table in kept[0] if table in kept[1]]
+    both = [table for table in kept[0] if table in kept[1] and (not head or table == f"{_TRACKS}{head}")]
     if not both:
+        of_head = f" of {head!r}" if head else ""
         raise InputError(
-            f"registered model {name!r}: versions {first['version']} and {second['version']} have no table in common "
-            f"by which to compare them; they have {', '.join(kept[0]) or 'none'} and {', '.join(kept[1]) or 'none'}"
+            f"registered model {name!r}: versions {first['version']} and {second['version']} have no table{of_head} in "
+            f"common by which to compare them; they have {', '.join(kept[0]) or 'none'} and "
+            f"{', '.join(kept[1]) or 'none'}"
         )
     if data[0] != data[1]:
         raise InputError(
@@ -132,7 +133,7 @@ def compare(name: str, challenger: str, champion: str, on: Data | None = None) -
     return _of_tracks(versions, both[0].removeprefix(_TRACKS), data[0], tables)
 
 
-def _evaluated(name: str, versions: tuple[int, int], on: Data) -> Compared:
+def _evaluated(name: str, versions: tuple[int, int], on: Data, wanted: str) -> Compared:
     from mlproject.tracking.sequence_models import fetch_sequence_model
 
     with tempfile.TemporaryDirectory() as folder:
@@ -142,12 +143,12 @@ def _evaluated(name: str, versions: tuple[int, int], on: Data) -> Compared:
         ]
         heads = [[head for head, own in about["heads"].items() if own["bins"]] for _, about in models]
         both = [head for head in heads[0] if head in heads[1]]
-        if not both or (on.head and on.head not in both):
+        if not both or (wanted and wanted not in both):
             raise InputError(
-                f"--head: found {on.head!r}; version {versions[1]} has {', '.join(heads[0]) or 'no head of tracks'}, "
+                f"--head: found {wanted!r}; version {versions[1]} has {', '.join(heads[0]) or 'no head of tracks'}, "
                 f"version {versions[0]} {', '.join(heads[1]) or 'no head of tracks'}"
             )
-        head = on.head or both[0]
+        head = wanted or both[0]
         dataset = open_dataset(on.folder, head)
         for version, (_, about) in zip(reversed(versions), models, strict=True):
             _check_fits(f"version {version}", about, head, dataset)
@@ -175,6 +176,19 @@ def _check_fits(what: str, about: Mapping[str, Any], head: str, dataset: TrackDa
 
 
 def _of_tracks(versions: tuple[int, int], head: str, data: str, tables: Sequence[pd.DataFrame]) -> Compared:
+    key = ["index", "identifier"]
+    counts = tables[0][[*key, "n"]].merge(tables[1][[*key, "n"]], on=key)
+    if len(counts) < max(map(len, tables)):
+        raise InputError(
+            f"versions {versions[1]} and {versions[0]}: have {len(tables[0]):,} and {len(tables[1]):,} tracks of "
+            f"{head}, of which {len(counts):,} are the same; only the same can be compared"
+        )
+    if (counts["n_x"] != counts["n_y"]).any():
+        raise InputError(
+            f"versions {versions[1]} and {versions[0]}: were evaluated on {counts['n_x'].max():,} and "
+            f"{counts['n_y'].max():,} bins of {data}; only the same windows can be compared: "
+            "--data names a dataset for both"
+        )
     pairs = reporting.paired_tracks(*tables)
     scores = pairs.assign(seed=0, track=np.arange(len(pairs)))
     found = reporting.paired_difference(scores, "r_y", "r_x")

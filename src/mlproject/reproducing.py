@@ -6,7 +6,7 @@ window of `signals_HEAD`, of an activity the first rows of `predictions`; of act
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -55,7 +55,13 @@ def saved_model_predictions(folder: Path) -> Predict:
     return predict
 
 
-def reproduce_tracks(predict: Predict, head: str, sample: pd.DataFrame, signal: pd.DataFrame) -> Reproduced:
+def reproduce_tracks(
+    predict: Predict,
+    head: str,
+    sample: pd.DataFrame,
+    signal: pd.DataFrame,
+    tracks: Sequence[Mapping[str, Any]],
+) -> Reproduced:
     """Compares signal of the window that a sample is of.
 
     Args:
@@ -63,11 +69,22 @@ def reproduce_tracks(predict: Predict, head: str, sample: pd.DataFrame, signal: 
         head: which is compared.
         sample: its first row is used: sequence, chrom, start.
         signal: rows of that window: index, predicted, measured.
+        tracks: of the head, in the order of its answer: index, which is the track's own.
+
+    Raises:
+        InputError: signal is of a track that the head does not have.
     """
+    place = {int(track["index"]): column for column, track in enumerate(tracks)}
+    if absent := [index for index in signal["index"] if index not in place]:
+        raise InputError(
+            f"what its run has kept is of track {absent[0]}, which head {head} does not have; it is another model, and "
+            "is not registered"
+        )
+    columns = [place[index] for index in signal["index"]]
     first = sample.iloc[0]
     answer = predict(dna.one_hot(first["sequence"])[np.newaxis])[head][0]  # [bins, tracks]
     kept = np.stack([np.asarray(values, np.float64) for values in signal["predicted"]])  # [tracks, bins]
-    found = answer.T[signal["index"].to_numpy(), : kept.shape[1]].astype(np.float64)
+    found = answer.T[columns, : kept.shape[1]].astype(np.float64)
     measured = np.stack([np.asarray(values, np.float64) for values in signal["measured"]])
     return _compared(kept, found, measured)
 

@@ -21,6 +21,8 @@ from toys import toy_model, toy_perceiver_config
 
 RANDOM = np.random.default_rng(0)
 LETTERS = "".join(RANDOM.choice([*"ACGTN"], 2048))
+FIRST = 10  # the tracks are rows 10 and on of a larger table, and have its numbers
+TRACKS = [{"index": str(FIRST + column)} for column in range(9)]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def kept(model, tracks=(2, 0), scale=1.0):
     answer = model(dna.one_hot(LETTERS)[np.newaxis], is_training=False)[head].numpy()[0] * scale
     signal = pd.DataFrame(
         {
-            "index": tracks,
+            "index": [FIRST + track for track in tracks],
             "predicted": [answer[:, track] for track in tracks],
             "measured": [answer[:, track] + RANDOM.normal(0, 0.1, len(answer)) for track in tracks],
         }
@@ -51,7 +53,7 @@ def kept(model, tracks=(2, 0), scale=1.0):
 
 def test_the_model_that_was_measured_is_reproduced(model, predict):
     head, sample, signal = kept(model)
-    found = reproduce_tracks(predict, head, sample, signal)
+    found = reproduce_tracks(predict, head, sample, signal, TRACKS)
     assert found.numbers == 2 * 14 and found.apart < 1e-5
     measured, predicted = (np.concatenate([*signal[name]]) for name in ("measured", "predicted"))
     assert found.kept == pytest.approx(np.corrcoef(measured, predicted)[0, 1])
@@ -59,15 +61,20 @@ def test_the_model_that_was_measured_is_reproduced(model, predict):
     check_reproduced(found, "runs:/x")
 
 
+def test_a_track_that_the_head_does_not_have(model, predict):
+    with pytest.raises(InputError, match=r"track 12, which head \w+ does not have"):
+        reproduce_tracks(predict, *kept(model), TRACKS[:2])
+
+
 def test_another_model_is_refused(predict):
-    found = reproduce_tracks(predict, *kept(toy_model(seed=2)))
+    found = reproduce_tracks(predict, *kept(toy_model(seed=2)), TRACKS)
     with pytest.raises(InputError, match=r"^runs:/x: does not predict .*not registered$"):
         check_reproduced(found, "runs:/x")
 
 
 def test_a_model_that_answers_nan_is_refused(model):
     head, sample, signal = kept(model)
-    found = reproduce_tracks(lambda _: {head: np.full((1, 14, 9), np.nan)}, head, sample, signal)
+    found = reproduce_tracks(lambda _: {head: np.full((1, 14, 9), np.nan)}, head, sample, signal, TRACKS)
     with pytest.raises(InputError, match="does not predict"):
         check_reproduced(found, "runs:/x")
 

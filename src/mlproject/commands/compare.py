@@ -25,7 +25,7 @@ class Options:
     split: Literal["train", "valid", "test"] = "valid"
     """Windows of `data`."""
     head: str = ""
-    """Head and organism of `data`. Empty: the first that both have."""
+    """Head of tracks, and organism of `data`. Empty: the first that both have."""
     batch_size: int = 4
     """Windows of `data` at once."""
     experiment: str = "compare"
@@ -46,8 +46,10 @@ def check(options: Options) -> None:
 
 def run(options: Options, run: "Run") -> int:
     """Compares, and keeps the table and the numbers."""
-    data = Data(options.data, options.split, options.head, options.batch_size)
-    found = compare(options.name, options.version, options.alias, data if options.data else None)
+    data = Data(options.data, options.split, options.batch_size)
+    found = compare(
+        options.name, options.version, options.alias, data if options.data else None, options.head
+    )
     found.keep(run)
     print(found.words())
     return 0

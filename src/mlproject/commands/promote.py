@@ -28,7 +28,7 @@ class Options:
     split: Literal["train", "valid", "test"] = "valid"
     """Windows of `data`."""
     head: str = ""
-    """Head and organism of `data`. Empty: the first that both have."""
+    """Head of tracks, and organism of `data`. Empty: the first that both have."""
     batch_size: int = 4
     """Windows of `data` at once."""
     experiment: str = "promote"
@@ -52,32 +52,46 @@ def run(options: Options, run: "Run") -> int:
     from mlproject.tracking import registered
 
     row = registered.find_version(options.name, options.version)
-    if options.alias in row["aliases"]:
+    leads_to = registered.list_aliases(options.name).get(options.alias)
+    if leads_to == row["version"]:
         print(f"{options.alias} leads to version {row['version']} of {options.name} already")
         return 0
-    taken = [alias for aliases in registered.list_versions(options.name)["aliases"] for alias in aliases]
-    if options.alias in taken:
-        try:
-            data = Data(options.data, options.split, options.head, options.batch_size)
-            found = compare(options.name, options.version, options.alias, data if options.data else None)
-        except InputError as error:
-            if not options.force:
-                raise InputError(f"{error}; --force true promotes it all the same") from None
-            print(f"not compared: {error}")
-        else:
-            found.keep(run)
-            print(found.words())
-            if not found.low > 0 and not options.force:
-                raise InputError(
-                    f"--version {options.version}: is not shown to be better than {options.alias}: the interval is not "
-                    "above 0; --force true promotes it all the same"
-                )
-    before = registered.promote(options.name, int(row["version"]), options.alias, who())
+    if leads_to is not None:
+        _compare(options, run, row["version"], leads_to)
+        # both may have been moved while they were compared
+        if registered.list_aliases(options.name).get(options.alias) != leads_to:
+            raise InputError(
+                f"--alias: {options.alias} led to version {leads_to} and leads elsewhere now; try again"
+            )
+    registered.promote(options.name, row["version"], options.alias, who())
     run.tag({"promoted": f"models:/{options.name}/{row['version']}", "alias": options.alias})
     left = (
         "it led nowhere before"
-        if before is None
-        else f"it led to version {before} before: `roll_back` undoes this"
+        if leads_to is None
+        else f"it led to version {leads_to} before: `roll_back` undoes this"
     )
     print(f"{options.alias} leads to version {row['version']} of {options.name}; {left}")
     return 0
+
+
+def _compare(options: Options, run: "Run", challenger: int, champion: int) -> None:
+    """Keeps the comparison.
+
+    Raises:
+        InputError: the challenger is not shown to be better, or they cannot be compared; unless it is forced.
+    """
+    data = Data(options.data, options.split, options.batch_size) if options.data else None
+    try:
+        found = compare(options.name, str(challenger), str(champion), data, options.head)
+    except InputError as error:
+        if not options.force:
+            raise InputError(f"{error}; --force true promotes it all the same") from None
+        print(f"not compared: {error}")
+        return
+    found.keep(run)
+    print(found.words())
+    if not found.low > 0 and not options.force:
+        raise InputError(
+            f"--version {options.version}: is not shown to be better than {options.alias}: the interval is not "
+            "above 0; --force true promotes it all the same"
+        )

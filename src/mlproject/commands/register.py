@@ -43,7 +43,7 @@ class Options:
     name: str = "enformer"
     """Registered model of which it becomes a version."""
     alias: str = ""
-    """Alias that leads to the version from now on. Empty: champion for the first version, challenger for later ones."""
+    """Alias that leads to the version from now on. Empty: of a new version challenger, or champion where none is."""
     unchecked: bool = False
     """Register it although its run has kept no sample on which to check that it predicts what was measured."""
     experiment: str = ""
@@ -89,7 +89,7 @@ def run(options: Options, run: "Run") -> int:
     """Exports the model, checks it, logs it as a served one, and registers that."""
     from mlproject.tracking import registered, registry
     from mlproject.tracking.runs import find_run
-    from mlproject.tracking.sequence_models import log_sequence_model
+    from mlproject.tracking.sequence_models import fetch_sequence_model, log_sequence_model
 
     chosen = _choose(options)
     with tempfile.TemporaryDirectory() as temporary:
@@ -100,32 +100,39 @@ def run(options: Options, run: "Run") -> int:
             model = checkpoints.load(folder)
         except (OSError, ValueError) as error:
             raise InputError(f"--model {options.model}: {reason(error)}") from error
-        about = about_of(model)  # before it is exported: refuses a model that cannot be
-        saved_model = Path(temporary, "saved_model")
-        Predictor(model).save(saved_model)
-        found = _reproduced(chosen.run_id, saved_model, about)
-        _say(found, options)
         owner = find_run(chosen.run_id) if chosen.run_id else run
         # to log it again would take it from the versions that there are
         address = registry.find_model(owner, _SERVED)
+        if address is not None:
+            saved_model, about = fetch_sequence_model(address, Path(temporary, "served"))
+        else:
+            about = about_of(model)  # before it is exported: refuses a model that cannot be
+            saved_model = Path(temporary, "saved_model")
+            Predictor(model).save(saved_model)
+        found = _reproduced(chosen.run_id, saved_model, about)
+        _say(found, options)
         if address is None:
             example = pd.DataFrame({"sequence": [_EXAMPLE[: about["sequence_length"]]]})
             address = log_sequence_model(owner, saved_model, about, name=_SERVED, example=example)
         tags = {**chosen.tags, "weights_digest": checkpoints.model_digest(model), "mlproject": __version__}
         if found is not None:
             tags |= {"checked": f"{found.numbers} values, {found.apart:.1e} apart, r {found.found:.4f}"}
+    before = registry.find_registered(owner, _SERVED, options.name)
     version = registry.register(owner, _SERVED, options.name, tags)
     if chosen.description:
         registered.describe(options.name, version, chosen.description)
-    alias = options.alias or (CHAMPION if int(version) == 1 else CHALLENGER)
-    before = registered.promote(options.name, int(version), alias, who())
     run.tag({"registered": f"models:/{options.name}/{version}"})
-    print(
-        f"{chosen.checkpoint} is version {version} of {options.name}: models:/{options.name}@{alias} ({address})"
-    )
-    if before is not None and before != int(version):
-        print(f"{alias} led to version {before} before; `roll_back` makes it lead there again")
-    print(f"To serve it: mlflow run . -e serve --env-manager local -P model=models:/{options.name}@{alias}")
+    name = f"models:/{options.name}/{version}"
+    if options.alias or before is None:
+        aliases = registered.list_aliases(options.name)
+        alias = options.alias or (CHAMPION if CHAMPION not in aliases else CHALLENGER)
+        registered.promote(options.name, int(version), alias, who())
+        name = f"models:/{options.name}@{alias}"
+        if aliases.get(alias, int(version)) != int(version):
+            print(f"{alias} led to version {aliases[alias]} before; `roll_back` makes it lead there again")
+    already = "" if before is None else " already"
+    print(f"{chosen.checkpoint} is version {version} of {options.name}{already}: {name} ({address})")
+    print(f"To serve it: mlflow run . -e serve --env-manager local -P model={name}")
     return 0
 
 
@@ -149,6 +156,8 @@ def _choose(options: Options) -> _Chosen:
                 f"--model: found {options.model!r}, neither a folder nor a run: {error}"
             ) from None
         if own.get("parent"):
+            if options.rule:
+                raise InputError(f"--rule: is for a study; {options.model} is one training")
             return _of_training(own, reading.read_run(own["parent"]))
     row = telling.choose_study(run_id, options.experiment)
     if not options.rule:
@@ -234,7 +243,7 @@ def _reproduced(run_id: str, saved_model: Path, about: Mapping[str, Any]) -> Rep
             here = index[(index["chrom"] == place["chrom"]) & (index["start"] == place["start"])]
             tracks = here["index"].astype(int).tolist()
             signal = signals.read_signals(run_id, head, tracks, place["chrom"], int(place["start"]))
-            found = reproduce_tracks(predict, head, sample, signal)
+            found = reproduce_tracks(predict, head, sample, signal, about["heads"][head]["tracks"])
         check_reproduced(found, f"runs:/{run_id}")
         worst = found if worst is None or found.apart > worst.apart else worst
     return worst

@@ -39,6 +39,7 @@ class Options:
 
 
 _ANY = ("0.0.0.0", "::")
+_MOST_ROWS = 1_000_000
 
 
 def check(options: Options) -> None:
@@ -58,6 +59,9 @@ def check(options: Options) -> None:
     for name, lowest in least.items():
         if getattr(options, name) < lowest:
             raise InputError(f"--{name}: found {getattr(options, name):g}; it must be {lowest:g} or more")
+    for name in ("max_rows", "batch_size"):
+        if getattr(options, name) > _MOST_ROWS:
+            raise InputError(f"--{name}: found {getattr(options, name)}; it must be {_MOST_ROWS} or less")
     if options.port > 65535:
         raise InputError(f"--port: found {options.port}; expected 0 to 65535")
     if options.reference_fasta and not Path(options.reference_fasta).is_file():

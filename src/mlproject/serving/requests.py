@@ -36,7 +36,8 @@ _DTYPES = {
     "float": np.float32,
     "double": np.float64,
 }
-_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# one that is not closed goes to the end: to look for its other end from each quote in it would take for ever
+_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 
 csv.field_size_limit(2**31 - 1)  # the body has a limit of its own
 

@@ -11,6 +11,7 @@ import gc
 import hashlib
 import os
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -30,7 +31,7 @@ from mlproject import __version__, stderr
 from mlproject.errors import InputError, reason
 from mlproject.serving.guard import Guard, Limits, Served, log_line
 from mlproject.serving.requests import TYPES, Schema
-from mlproject.tracking import registered, store
+from mlproject.tracking import registered, sequence_models, store
 
 CHAMPION = "champion"
 
@@ -80,7 +81,7 @@ def fetched(address: str) -> Iterator[Found]:
                 name, version = named
                 address = f"models:/{name}/{version}"
             folder = Path(address) if Path(address).is_dir() else _download(address, scratch)
-            schema_of(Model.load(str(folder)))
+            schema_of(sequence_models.read_metadata(folder))
         except (MlflowException, OSError) as error:
             raise InputError(f"--model: {address}: {reason(error)}") from error
         except InputError as error:
@@ -129,7 +130,7 @@ def open_socket(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         opened = socket.socket(family, kind, protocol)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a name that no name server would take is the latter
         raise InputError(f"--host: found {host!r}: {reason(error)}") from error
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -208,6 +209,7 @@ class Supervisor(Multiprocess):
         super().__init__(config, [opened])
         self._wanted, self._address = workers, f"http://{_shown(opened)}"
         self._model = app.found.address
+        self._died = False  # the first worker, before it could answer
 
     def serve(self) -> int:
         """Serves until it is told to end by SIGTERM or Ctrl-C.
@@ -216,7 +218,7 @@ class Supervisor(Multiprocess):
             0, or 1 where a worker cannot load the model.
         """
         self.run()
-        return int(any(process.exitcode == STARTUP_FAILURE for process in self.processes))
+        return int(self._died or any(process.exitcode == STARTUP_FAILURE for process in self.processes))
 
     def init_processes(self) -> None:
         """Starts one worker, sees what it takes, and starts the others."""
@@ -228,6 +230,13 @@ class Supervisor(Multiprocess):
             if not self.processes[0].process.is_alive():
                 self.processes[0].join()
                 self.should_exit.set()
+                if self.processes[0].exitcode != STARTUP_FAILURE:  # which has said why
+                    self._died = True
+                    code = self.processes[0].exitcode
+                    print(
+                        f"serve: the worker died with {code} as it loaded the model; is there too little memory?",
+                        file=sys.stderr,
+                    )
                 return
             time.sleep(0.05)
         copy = psutil.Process(self.processes[0].pid).memory_info().rss

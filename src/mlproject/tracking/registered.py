@@ -61,6 +61,15 @@ def list_versions(name: str) -> pd.DataFrame:
     return frame.sort_values("version", ascending=False, ignore_index=True)
 
 
+def list_aliases(name: str) -> dict[str, int]:
+    """The version that each alias of a registered model leads to; none where there is no such model."""
+    try:
+        model = _model(store.open_store(), name)
+    except InputError:
+        return {}
+    return {alias: int(version) for alias, version in model.aliases.items()}
+
+
 def find_version(name: str, words: str) -> dict[str, Any]:
     """The row of `list_versions` of a number or an alias.
 
@@ -68,7 +77,8 @@ def find_version(name: str, words: str) -> dict[str, Any]:
         InputError: there is none.
     """
     versions = list_versions(name)
-    for row in versions.to_dict("records"):
+    # an alias that somebody else has made may look like a number
+    for row in sorted(versions.to_dict("records"), key=lambda row: words != str(row["version"])):
         if words in (str(row["version"]), *row["aliases"]):
             return row
     there = [f"{row['version']} {' '.join(row['aliases'])}".strip() for row in versions.to_dict("records")]
@@ -79,6 +89,8 @@ def find_version(name: str, words: str) -> dict[str, Any]:
 
 def promote(name: str, version: int, alias: str, by: str) -> int | None:
     """Makes an alias lead to a version, and notes who did it; what it led to before can be had back likewise.
+
+    Nothing is noted where it leads there already.
 
     Args:
         name: of the registered model.
@@ -98,7 +110,8 @@ def promote(name: str, version: int, alias: str, by: str) -> int | None:
     try:
         client.get_model_version(name, str(version))
         before = model.aliases.get(alias)
-        client.set_registered_model_alias(name, alias, str(version))
+        if before is not None and int(before) == int(version):
+            return int(before)
         event: dict[str, Any] = {
             "alias": alias,
             "version": int(version),
@@ -109,7 +122,9 @@ def promote(name: str, version: int, alias: str, by: str) -> int | None:
         events = [*_events(model), event][-_MOST_EVENTS:]
         while len(json.dumps(events)) > 5000:
             events = events[1:]
+        # first, so that whatever happens the way back is known
         client.set_registered_model_tag(name, HISTORY, json.dumps(events))
+        client.set_registered_model_alias(name, alias, str(version))
     except MlflowException as error:
         raise InputError(f"registered model {name!r}, version {version}: {reason(error)}") from error
     return event["before"]
@@ -126,7 +141,11 @@ def roll_back(name: str, alias: str, by: str) -> tuple[int, int]:
     """
     now = find_version(name, alias)["version"]
     events = _events(_model(store.open_store(), name))
-    known = [event for event in events if event.get("alias") == alias and event.get("version") == now]
+    known = [
+        event
+        for event in events
+        if event.get("alias") == alias and event.get("version") == now and event.get("before") != now
+    ]
     if not known or known[-1].get("before") is None:
         raise InputError(
             f"registered model {name!r}: {alias} leads to version {now}, and its history has no version before that"

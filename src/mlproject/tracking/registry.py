@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlflow import MlflowClient
+from mlflow.entities import LoggedModelStatus
 from mlflow.exceptions import MlflowException
 
 from mlproject.errors import InputError
@@ -121,23 +122,35 @@ def check_name(name: str) -> None:
 
 
 def check_alias(alias: str) -> None:
-    """Refuses what MLflow does not take as an alias.
+    """Refuses what MLflow does not take as an alias, and what looks like the number of a version.
 
     Raises:
         InputError: says what is taken.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,255}", alias) or re.fullmatch(r"(?i)latest|v\d+", alias):
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,255}", alias) or re.fullmatch(r"(?i)latest|v?\d+", alias):
         raise InputError(
-            f"alias {alias!r}: expected letters, digits, _ and -, and neither 'latest' nor 'v' and a number"
+            f"alias {alias!r}: expected letters, digits, _ and -, neither 'latest' nor a number, with 'v' or without"
         )
 
 
 def find_model(run: "Run", name: str) -> str | None:
-    """The address of the last model that was logged under this name of the run; None where there is none."""
+    """The address of the last whole model that was logged under this name of the run; None where there is none."""
     models = run.client.search_logged_models(
         [run.experiment_id], filter_string=f"source_run_id = '{run.id}' AND name = '{name}'"
     )
-    return max(models, key=lambda model: model.creation_timestamp).model_uri if models else None
+    whole = [model for model in models if model.status == LoggedModelStatus.READY]
+    return max(whole, key=lambda model: model.creation_timestamp).model_uri if whole else None
+
+
+def find_registered(run: "Run", model_name: str, registered_name: str) -> str | None:
+    """The version of a registered model that the logged model of this name is; None where it is none."""
+    source = find_model(run, model_name)
+    found = [
+        str(version.version)
+        for version in run.client.search_model_versions(f"run_id = '{run.id}'")
+        if version.name == registered_name and version.source == source
+    ]
+    return found[0] if found else None
 
 
 def _register(
@@ -152,13 +165,8 @@ def _register(
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    found = [
-        version
-        for version in client.search_model_versions(f"run_id = '{run.id}'")
-        if version.name == registered_name and version.source == source
-    ]
-    if found:
-        number = str(found[0].version)
+    number = find_registered(run, model_name, registered_name)
+    if number is not None:
         for key, value in tags.items():
             client.set_model_version_tag(registered_name, number, key, value)
     else:

@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-from mlproject.errors import InputError, reason
+from mlproject.errors import InputError, one_line, reason
 from mlproject.tracking import store
 from mlproject.tracking.models import log_code
 
@@ -82,13 +82,30 @@ def fetch_sequence_model(address: str, folder: Path) -> tuple[Path, dict[str, An
     folder.mkdir(parents=True)
     try:
         found = Path(mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder)))
-        artifacts = Model.load(str(found)).flavors["python_function"]["artifacts"]
+        artifacts = read_metadata(found).flavors["python_function"]["artifacts"]
         saved_model, about = (found / artifacts[name]["path"] for name in ("saved_model", "about"))
         return saved_model, json.loads(about.read_text(encoding="utf-8"))
     except KeyError:
         raise InputError(f"{address}: is not a model of `register`, which knows its tracks") from None
     except (MlflowException, OSError) as error:
         raise InputError(f"{address}: {reason(error)}") from error
+
+
+def read_metadata(folder: Path) -> Model:
+    """What the file MLmodel in a folder says.
+
+    Raises:
+        InputError: it is damaged.
+        MlflowException: there is none.
+    """
+    try:
+        model = Model.load(str(folder))
+        model.get_input_schema()  # of anything else than a signature it fails
+        return model
+    except (MlflowException, OSError):
+        raise
+    except Exception as error:  # YAML of any shape ends in errors of any kind
+        raise InputError(f"{folder / 'MLmodel'}: is damaged: {one_line(error)}") from error
 
 
 def _signature() -> ModelSignature:

@@ -10,12 +10,13 @@ from mlflow import MlflowClient
 from made_up_grid import Options
 from mlproject import __main__ as door
 from mlproject import reporting
+from mlproject.commands import promote
 from mlproject.tracking import reading, runs
 
 TRACKS = 40
 
 
-def version(client, gain, data="a" * 16, noise=0.01):
+def version(client, gain, data="a" * 16, noise=0.01, n=9, organisms=("human",)):
     """A version of `best` whose run has a table of tracks."""
     random = np.random.default_rng(1)
     pearson = np.random.default_rng(0).uniform(0.3, 0.7, TRACKS) + gain + random.normal(0, noise, TRACKS)
@@ -23,9 +24,11 @@ def version(client, gain, data="a" * 16, noise=0.01):
     targets = targets.assign(description="x", category="DNASE")
     with runs.start_run("ablation", Options()) as run:
         run.use_dataset(name="lab/human", digest=data, source="x", context="training")
-        tables, numbers = reporting.track_results(targets, pearson, pearson, 9, organism="human")
-        run.keep_table("tracks_human", tables["tracks_human"])
-        run.summarize(numbers)
+        for organism in organisms:
+            scores = pearson - 2 * gain * (organism == "mouse")  # what is better in one is worse in the other
+            tables, numbers = reporting.track_results(targets, scores, scores, n, organism=organism)
+            run.keep_table(f"tracks_{organism}", tables[f"tracks_{organism}"])
+            run.summarize(numbers)
     return client.create_model_version("best", f"runs:/{run.id}/model", run.id)
 
 
@@ -79,6 +82,38 @@ def test_other_data_cannot_be_compared(client, capsys):
         in capsys.readouterr().err
     )
     assert aliases(client)["champion"] == 1
+
+
+def test_other_windows_of_the_same_data_cannot_be_compared(client, capsys):
+    version(client, 0.3, n=18)
+    assert door.main(["promote", "--name", "best", "--version", "3"]) == 2
+    assert "were evaluated on 9 and 18 bins" in capsys.readouterr().err
+    assert aliases(client)["champion"] == 1
+
+
+def test_the_head_that_is_asked_for_decides(client, capsys):
+    for gain in (0.0, 0.1):
+        version(client, gain, organisms=("human", "mouse"))
+    client.set_registered_model_alias("best", "champion", "3")
+    words = ["promote", "--name", "best", "--version", "4"]
+    assert door.main([*words, "--head", "mouse"]) == 2
+    assert "is not shown to be better" in capsys.readouterr().err
+    assert door.main([*words, "--head", "fly"]) == 2
+    assert "have no table of 'fly' in common" in capsys.readouterr().err
+    assert door.main([*words, "--head", "human"]) == 0
+
+
+def test_an_alias_that_moves_meanwhile_is_left_alone(client, capsys, monkeypatch):
+    def moved(*given):
+        client.set_registered_model_alias("best", "champion", "3")
+        return compare(*given)
+
+    version(client, 0.2)
+    compare = promote.compare
+    monkeypatch.setattr(promote, "compare", moved)
+    assert door.main(["promote", "--name", "best"]) == 2
+    assert "led to version 1 and leads elsewhere now" in capsys.readouterr().err
+    assert aliases(client)["champion"] == 3
 
 
 @pytest.mark.parametrize(

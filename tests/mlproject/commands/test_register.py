@@ -107,6 +107,28 @@ def test_a_rule_chooses_and_the_next_version_is_the_challenger(store, capsys):
     assert "champion" in aliases and "challenger" in aliases
 
 
+def test_to_register_again_moves_no_alias(store, capsys):
+    runs = trainings()["run_id"]
+    for run in runs:
+        assert door.main(["register", "--model", run]) == 0
+    assert door.main(["promote", "--force", "true"]) == 0
+    capsys.readouterr()
+    assert door.main(["register", "--model", runs.iloc[0]]) == 0
+    assert "is version 1 of enformer already: models:/enformer/1" in capsys.readouterr().out
+    assert registered.list_aliases("enformer") == {"champion": 2, "challenger": 2}
+    assert door.main(["register", "--model", runs.iloc[0], "--rule", "best pearson/CAGE"]) == 2
+    assert "--rule: is for a study" in capsys.readouterr().err
+
+
+def test_a_model_that_was_logged_by_halves_is_logged_again(store):
+    run = trainings()["run_id"].iloc[0]
+    experiment = store.get_run(run).info.experiment_id
+    store.create_logged_model(experiment, name="served", source_run_id=run)  # as a killed process leaves it
+    assert door.main(["register", "--model", run]) == 0
+    (version,) = store.search_model_versions("name = 'enformer'")
+    assert store.get_logged_model(version.source.removeprefix("models:/")).status == "READY"
+
+
 def test_another_model_in_its_place_is_refused(store, capsys, monkeypatch):
     """A checkpoint whose weights have changed since they were measured."""
     run = trainings()["run_id"].iloc[0]

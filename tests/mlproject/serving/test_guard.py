@@ -40,6 +40,8 @@ BAD = {
     "infinite": (b'{"inputs": {"sequence": ["A"], "weight": [1e999]}}', 400, "weight"),
     "long number": (b'{"inputs": {"sequence": [' + b"1" * 5000 + b"]}}", 400, "too long"),
     "deep": (DEEP, 400, "deep"),
+    # seconds, were each quote looked at as the beginning of a string that is closed
+    "no end of a string": (b"[" + b"[]," * 9 + b'"' + b'\\"' * 250_000, 400, "not JSON"),
     "deeper than rows": ({"inputs": [[[["A"]]]]}, 400, "found a list"),
     "wrong column": ({"inputs": {"letters": ["A"]}}, 400, "'letters'"),
     "extra column": ({"inputs": {"sequence": ["A"], "y": [1]}}, 400, "'y'"),

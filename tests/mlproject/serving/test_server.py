@@ -142,6 +142,8 @@ def workers_of(running):
         (["--reference_fasta", "absent.fa"], "there is no file absent.fa"),
         (["--host", "0.0.0.0"], "--allowed_hosts: needed"),
         (["--host", "no.such.host.invalid"], "--host: found"),
+        (["--host", "a..b"], "--host: found"),
+        (["--max_rows", "10000000000"], "--max_rows: found 10000000000; it must be 1000000 or less"),
         ([], "no registered model"),
         (["--model", "models:/absent@champion"], "--model: models:/absent@champion"),
         (["--model", "absent"], "--model: absent"),
@@ -179,6 +181,24 @@ def test_a_model_is_warm_before_it_answers(letters_folder, monkeypatch):
     monkeypatch.setattr(server.gc, "freeze", lambda: None)  # of this process
     server.App(server.Found(letters_folder, "", {}), Limits(), os.getpid()).load()
     assert loaded[0].unwrap_python_model().warm
+
+
+@pytest.mark.parametrize("words", ["a: [", "5", "signature: 5"])
+def test_a_damaged_model_is_refused(tmp_path, words):
+    (tmp_path / "MLmodel").write_text(words)
+    with pytest.raises(InputError, match="MLmodel"), server.fetched(str(tmp_path)):
+        pass
+
+
+def test_a_worker_that_is_killed_as_it_loads_ends_the_server(letters_folder, tmp_path):
+    deadly = tmp_path / "deadly"
+    subprocess.run(["cp", "-r", str(letters_folder), str(deadly)], check=True)
+    (deadly / "letters_model.py").write_text("import os; os.kill(os.getpid(), 9)")
+    words = ["--model", str(deadly), "--port", "0"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "mlproject", "serve", *words], capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 1 and "the worker died with -9 as it loaded the model" in ended.stderr
 
 
 def test_copies_are_as_many_as_memory_and_cores_allow(monkeypatch):

@@ -53,6 +53,26 @@ def test_promoting_and_going_back_leave_a_history(client):
     assert found["before"].tolist()[:2] == [3, 1]
 
 
+def test_promoting_what_is_promoted_leaves_the_way_back(client):
+    for version in (1, 2, 2):
+        registered.promote("best", version, "champion", "Ada")
+    assert len(registered.history("best")) == 2
+    # an earlier version of this project noted such a promotion
+    events = json.loads(client.get_registered_model("best").tags[registered.HISTORY])
+    again = {**events[-1], "before": 2}
+    client.set_registered_model_tag("best", registered.HISTORY, json.dumps([*events, again]))
+    assert registered.roll_back("best", "champion", "Ada") == (2, 1)
+    assert registered.list_aliases("best") == {"champion": 1}
+
+
+def test_a_number_is_that_of_a_version_whatever_an_alias_looks_like(client):
+    client.set_registered_model_alias("best", "1", "3")
+    assert registered.find_version("best", "1")["version"] == 1
+    with pytest.raises(InputError, match="nor a number"):
+        registered.promote("best", 2, "7", "Ada")
+    assert registered.list_aliases("best") == {"1": 3} and registered.list_aliases("absent") == {}
+
+
 @pytest.mark.parametrize(
     ("version", "alias", "said"),
     [(9, "champion", "version 9: "), (1, "latest", "neither 'latest'"), (1, "a b", "alias 'a b'")],
