@@ -265,8 +265,8 @@ def card(row: dict[str, Any], told: reporting.Told) -> reporting.ModelCard:
         address = f"runs:/{told.best}/model"
         load = f'import mlflow\n\nmodel = mlflow.pyfunc.load_model("{address}")  # takes sequence, float32'
         commands.append(("In Python, as a model of MLflow", load))
-        register = f'mlflow.register_model("{address}", "NAME")'
-        commands.append(("To make it a version of a registered model", register))
+        register = f"python -m mlproject register --model {told.best} --name NAME"
+        commands.append(("To make it a version of a registered model, which can be served", register))
     # generate takes the run of the study, which keeps a model and its judge
     of = row["run_id"] if kind == "joint" else told.best
     if kind != "joint" or registry.has_folder(of, "models"):
