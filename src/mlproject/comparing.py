@@ -42,9 +42,12 @@ class Compared(NamedTuple):
 
     def words(self) -> str:
         """The comparison in a sentence."""
+        interval = (
+            f"{self.low:+.4f} to {self.high:+.4f}" if np.isfinite(self.low) else "too few for an interval"
+        )
         return (
             f"version {self.challenger} minus version {self.champion}: Pearson r {self.value:+.4f} "
-            f"({self.low:+.4f} to {self.high:+.4f}), paired, of {self.pairs} on {self.data}; the interval says nothing "
+            f"({interval}), paired, of {self.pairs} on {self.data}; the interval says nothing "
             "of other seeds"
         )
 

@@ -66,6 +66,17 @@ def test_constructs_that_both_have_held_out(client, constructs, capsys):
     assert said_of("comparison")[0]["metrics.difference"] == pytest.approx(0, abs=1e-9)
 
 
+def test_a_few_clusters_have_no_interval(client, constructs, capsys):
+    few = constructs.assign(cluster=constructs["fold"])
+    for scale in (3.0, 0.3):
+        noise = np.random.default_rng(3).normal(size=60)
+        version(client, "constructs", few["activity"] + scale * noise, few)
+    assert door.main(["compare", "--name", "lab", "--version", "2", "--alias", "1"]) == 0
+    assert "(too few for an interval), paired, of 60 constructs" in capsys.readouterr().out
+    assert door.main(["promote", "--name", "lab", "--version", "2", "--alias", "tried"]) == 0
+    assert door.main(["promote", "--name", "lab", "--version", "1", "--alias", "tried"]) == 2
+
+
 def test_other_constructs_cannot_be_compared(client, constructs, capsys):
     version(client, "constructs", constructs["activity"], constructs)
     version(client, "constructs", constructs["activity"][:30], constructs[:30])
