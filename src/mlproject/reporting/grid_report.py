@@ -110,6 +110,11 @@ def tables(grid: Grid) -> dict[str, pd.DataFrame]:
     return {name: table for name, table in found.items() if not table.empty}
 
 
+def _unlisted(grid: Grid) -> str:
+    absent = sorted(set(grid.scores["variant"]) - set(grid.means["variant"]))
+    return f" Not listed, as none of their numbers is defined: {', '.join(absent)}." if absent else ""
+
+
 def grid_report(grid: Grid) -> Report:
     """Leaderboard, effects, categories, tracks, curves and times, each where it is known."""
     sections = [
@@ -126,7 +131,7 @@ def grid_report(grid: Grid) -> Report:
                 )
                 for row in grid.means.itertuples()
             ],
-            "Intervals of Student's t over seeds.",
+            f"Intervals of Student's t over seeds.{_unlisted(grid)}",
             leaderboard_plot(grid),
         ),
         *_effect_sections(grid),
