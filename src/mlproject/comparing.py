@@ -204,7 +204,12 @@ def _of_activity(
     versions: tuple[int, int], what: _Activity, data: str, tables: Sequence[pd.DataFrame]
 ) -> Compared:
     same = [*dict.fromkeys([*what.key, what.group, "cluster", "activity"])]
-    pairs = tables[0][[*same, "predicted"]].merge(tables[1][[*same, "predicted"]], on=same)
+    # one sequence may be there twice under one name
+    numbered = [
+        table[[*same, "predicted"]].assign(time=table.groupby(same, dropna=False).cumcount())
+        for table in tables
+    ]
+    pairs = numbered[0].merge(numbered[1], on=[*same, "time"]).drop(columns="time")
     if len(pairs) < max(map(len, tables)):
         raise InputError(
             f"versions {versions[1]} and {versions[0]}: were evaluated on {len(tables[0]):,} and {len(tables[1]):,} "
