@@ -176,6 +176,13 @@ def _check_fits(what: str, about: Mapping[str, Any], head: str, dataset: TrackDa
     for words, one, other in zip(("bp", "bins", "tracks"), own, there, strict=True):
         if one != other:
             raise InputError(f"--data {dataset.path}: has {other} {words} where {what} has {one}")
+    for track, identifier in zip(about["heads"][head]["tracks"], dataset.targets["identifier"], strict=True):
+        if (
+            track["description"] and track["identifier"] != identifier
+        ):  # else the model has names of ours alone
+            raise InputError(
+                f"--data {dataset.path}: has the track {identifier} where {what} has {track['identifier']}"
+            )
 
 
 def _of_tracks(versions: tuple[int, int], head: str, data: str, tables: Sequence[pd.DataFrame]) -> Compared:

@@ -148,6 +148,14 @@ def test_both_predict_a_dataset_anew(folder, capsys):
     np.testing.assert_allclose(table[["r_x", "r_y"]].T, correlations, atol=1e-3)
     assert row["metrics.difference"] == pytest.approx(np.mean(correlations[1] - correlations[0]), abs=1e-3)
 
+    rows = dataset.targets[["index", "identifier", "description"]].astype(str).to_dict("records")
+    model.tracks = {"human": [*rows[1:], rows[0]]}
+    checkpoints.save(folder / "turned", model)
+    third = ["--model", str(folder / "turned"), "--name", "two", "--unchecked", "true"]
+    assert door.main(["register", *third, "--alias", "turned"]) == 0
+    assert door.main(["compare", *words, "--version", "turned"]) == 2
+    first, second = rows[0]["identifier"], rows[1]["identifier"]
+    assert f"has the track {first} where version 3 has {second}" in capsys.readouterr().err
     assert door.main(["compare", *words, "--head", "mouse"]) == 2
     assert "--head: found 'mouse'; version 1 has human, version 2 human" in capsys.readouterr().err
     assert door.main(["promote", *words, "--force", "true"]) == 0
