@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from enformer_core import dna
-from enformer_core.dna import letters
 from mlproject.constraints import Constraints, parse_constraints
 from mlproject.design import MASKED, diversity, evolve, nearest, read_start, sample
 from mlproject.errors import InputError
@@ -124,7 +123,7 @@ def test_the_model_sees_what_is_given_and_written_and_nothing_else(step):
     seen = []
 
     def logits(codes, targets):
-        seen.append(letters(np.minimum(codes, 4))[0])
+        seen.append(dna.letters(np.minimum(codes, 4))[0])
         assert ((codes < 4) | (codes == MASKED)).all()
         return toy_logits(codes, targets)
 
@@ -137,7 +136,7 @@ def test_the_model_sees_what_is_given_and_written_and_nothing_else(step):
         step=step,
         progress=lambda *at: rounds.append(at),
     )
-    text = letters(codes)[0]
+    text = dna.letters(codes)[0]
     masked = [1, 2, 3, 4, 5, 7, 8]
     hidden = [masked[start:] for start in range(0, len(masked), step)]
     assert seen == ["".join("N" if at in rest else base for at, base in enumerate(text)) for rest in hidden]
@@ -146,7 +145,7 @@ def test_the_model_sees_what_is_given_and_written_and_nothing_else(step):
 
 def test_nothing_to_write():
     plan = Constraints(4, dict(enumerate("ACGT"))).plan()
-    assert letters(sample(toy_logits, plan, np.zeros(2), **SAMPLING)) == ["ACGT", "ACGT"]
+    assert dna.letters(sample(toy_logits, plan, np.zeros(2), **SAMPLING)) == ["ACGT", "ACGT"]
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -216,7 +215,7 @@ def starts(plan, n: int) -> np.ndarray:
 
 
 def motif_count(codes: np.ndarray) -> np.ndarray:
-    return np.array([text.count("GATA") for text in letters(codes)], float)
+    return np.array([text.count("GATA") for text in dna.letters(codes)], float)
 
 
 def test_evolving_reaches_a_share_that_is_wanted():
@@ -238,7 +237,7 @@ def test_evolving_finds_a_planted_motif():
 
     plan = parse_constraints(30, "", ["EcoRI"], 0.3, 0.6, 4).plan()
     evolved = evolve(predict, plan, np.full(6, 6.0), starts(plan, 6), **EVOLVING)
-    assert all("GATAAG" in text for text in letters(evolved.codes))
+    assert all("GATAAG" in text for text in dna.letters(evolved.codes))
     assert evolved.history[-1] == 0
 
 
@@ -372,7 +371,7 @@ def test_a_round_in_which_every_mutant_is_dropped():
     plan = Constraints(4, dict(enumerate("ACG")), max_homopolymer=1, forbidden=("GA", "GC")).plan()
     start = np.array([[0, 1, 2, 3]], np.uint8)
     evolved = evolve(gc_share, plan, np.ones(1), start, **EVOLVING)
-    assert letters(evolved.codes) == ["ACGT"]
+    assert dna.letters(evolved.codes) == ["ACGT"]
 
 
 def test_mutants_without_a_finite_prediction_are_not_kept():
@@ -418,11 +417,11 @@ def test_evolving_with_what_cannot_be(changed, message):
 def test_start_sequences_of_fasta_and_of_lines(tmp_path):
     path = tmp_path / "start"
     path.write_text(">one\nACG\nTtt\n\n>two words\nGGGCCC\n")
-    assert letters(read_start(path, 6)) == ["ACGTTT", "GGGCCC"]
-    assert letters(np.array([[0, 1, 2], [3, 4, 5]], np.uint8)) == ["ACG", "TNN"]
+    assert dna.letters(read_start(path, 6)) == ["ACGTTT", "GGGCCC"]
+    assert dna.letters(np.array([[0, 1, 2], [3, 4, 5]], np.uint8)) == ["ACG", "TNN"]
     path.write_text("acgttt\r\n\r\nGGGCCC")
     found = read_start(path, 6)
-    assert letters(found) == ["ACGTTT", "GGGCCC"]
+    assert dna.letters(found) == ["ACGTTT", "GGGCCC"]
     assert found.dtype == np.uint8
 
 

@@ -29,11 +29,10 @@ from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
 from mlproject import __version__, stderr
 from mlproject.errors import InputError, reason
+from mlproject.promotion import CHAMPION
 from mlproject.serving.guard import Guard, Limits, Served, log_line
 from mlproject.serving.requests import TYPES, Schema
 from mlproject.tracking import registered, sequence_models, store
-
-CHAMPION = "champion"
 
 _SHARE = 0.8  # of the memory that is free, for further copies
 _GROWTH = 1.25  # of a copy under load, above what it takes after the warm-up
