@@ -3,20 +3,8 @@ import html
 import numpy as np
 import pytest
 
-from mlproject.reporting import SignalPanel, signal_plot
-
-RANDOM = np.random.default_rng(0)
-
-
-def panel(bins=50, **changes):
-    values = {
-        "label": "DNASE:made up",
-        "chrom": "chr1",
-        "start": 1_000_064,
-        "bin_size": 128,
-        "predicted": RANDOM.gamma(1.0, 1.0, bins),
-    }
-    return SignalPanel(**{**values, **changes})
+from made_panels import RANDOM, panel
+from mlproject.reporting import signal_plot
 
 
 def drawn(figure, name, row=0):

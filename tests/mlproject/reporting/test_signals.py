@@ -6,20 +6,8 @@ import numpy as np
 import pytest
 from matplotlib.patches import StepPatch
 
-from mlproject.reporting import SignalPanel, signal_figure, write_signal_figure
-
-RANDOM = np.random.default_rng(0)
-
-
-def panel(bins=50, **changes):
-    values = {
-        "label": "DNASE:made up",
-        "chrom": "chr1",
-        "start": 1_000_064,
-        "bin_size": 128,
-        "predicted": RANDOM.gamma(1.0, 1.0, bins),
-    }
-    return SignalPanel(**{**values, **changes})
+from made_panels import RANDOM, panel
+from mlproject.reporting import signal_figure, write_signal_figure
 
 
 def steps(axes):
